@@ -3,7 +3,8 @@
 import pytest
 
 from safety_jax.base.errors import ConfigError
-from safety_jax.planning import chips, formulas, roofline
+from safety_jax.planning import chips, formulas, roofline, sizes
+from safety_jax.training.footprint import FlopParts
 
 
 @pytest.mark.parametrize(
@@ -38,11 +39,30 @@ def test_a_group_hears_others_over_the_axes_that_it_spans():
     assert nodes.network(8) == 450e9 and nodes.network(16) == 50e9
 
 
+def test_gpus_that_lie_apart_are_in_different_nodes():
+    where = chips.parse_slice("h100:64")
+    assert where.network(8, 8) == where.network(2, 8) == 50e9 and where.network(2, 4) == 450e9
+    # fsdp 8 x tensor 8: each node is a tensor group, and each device of a fsdp group is in another.
+    model = sizes.read("llama3-70b")
+
+    def speeds(tensor):
+        found = formulas.exchanged(
+            model, FlopParts(64 // tensor, 64, tensor), width=2, tokens=1024, passes=2, repeats=1,
+            reduced=1000, kernel_bytes=2.0,
+        )  # fmt: skip
+        return {group: where.network(*group) for group in found}
+
+    assert speeds(8) == {(8, 8): 50e9, (8, 1): 450e9}
+    assert speeds(2) == {(32, 2): 50e9, (2, 1): 450e9}
+    # A mesh of a TPU slice is laid out along its network.
+    assert chips.parse_slice("v5e:4x4").network(4, 4) == 50e9
+
+
 def test_roofline_on_paper():
     where = chips.parse_slice("v5e:4x4")
     # 197 TFLOP and 819 GB take a second each; 50 GB within a group of 4 another.
     load = formulas.Load(16 * 98.5e12, 197e12, 0.5 * 819e9, 1000)
-    seconds = formulas.network_seconds({4: 12.5e9}, where)
+    seconds = formulas.network_seconds({chips.Group(4): 12.5e9}, where)
     times = roofline.estimate(load, seconds, where)
     assert (times.compute, times.memory, times.network) == (1.0, 0.5, 0.25)
     assert (times.best, times.worst, times.bound) == (1.0, 1.75, "compute")
@@ -54,5 +74,7 @@ def test_roofline_on_paper():
 def test_two_devices_of_a_chip_share_it():
     where = chips.parse_slice("tpu7x:4x4x4")
     load = formulas.Load(1.0, 1153.5e12, 7380e9 / 2, 1)
-    times = roofline.estimate(load, formulas.network_seconds({128: 300e9}, where), where)
+    times = roofline.estimate(
+        load, formulas.network_seconds({chips.Group(128): 300e9}, where), where
+    )
     assert times.compute == times.memory == times.network == 1.0

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from safety_jax.planning import abstract, collectives
+from safety_jax.planning import abstract, collectives, formulas
 from safety_jax.planning import programs as compilations
 from safety_jax.stages import planned
 from tests.planned_runs import asked, programs
@@ -117,6 +117,22 @@ def test_microbatches_repeat_what_layers_exchange(config):
     assert {one.group for one in gathers} == {2}
     assert sum(one.times for one in gathers) == KERNELS * config.layers * 3
     assert found.memory.total == pytest.approx(found.needed)
+
+
+def test_a_step_of_all_weights_exchanges_gradients_in_every_microbatch(config):
+    """Beside what is exchanged here, the head's gradient meets once for each chunk of logits."""
+    run = asked(
+        "sft", config, "v5e:2x4", jax.devices(), (8, 1, 1), model__compute_dtype="float32",
+        data__max_length=32, train__batch_size=24, train__rows_per_microbatch=8,
+        train__chunk_tokens=32, lora__rank=0, model__remat="full",
+    )  # fmt: skip
+    (program,) = programs(run)
+    found = compilations.measure(program, 8)
+    received = sum(one.received for one in found.exchanges)
+    assert sum(program.exchanged.values()) == pytest.approx(received, rel=0.05)
+    # By formula, the accumulated gradients count as well.
+    gradients = 2 * 4 * formulas.all_weights(config)
+    assert program.temporaries > gradients
 
 
 def test_both_programs_of_a_decoder_hold_what_the_plan_says(config):

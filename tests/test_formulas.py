@@ -8,8 +8,8 @@ import pytest
 
 from safety_jax.models import llama
 from safety_jax.models.decoding import caches
-from safety_jax.planning import formulas, sizes
-from safety_jax.stages import learners, precision
+from safety_jax.planning import abstract, formulas, sizes
+from safety_jax.stages import learners, planned, precision
 from safety_jax.training.footprint import FlopParts
 from tests.planned_runs import asked, programs
 
@@ -145,6 +145,83 @@ def test_a_written_token_reads_weights_and_caches_once():
     assert formulas.cache_bytes(model, lanes, 2.0) == cache
     assert load.traffic == 2 * weights / 4 + cache / 16 + 6 * 4 * 64 * 32_000 / 16
     assert load.flops == 64 * (2 * weights + 4 * 768 * 32 * 128 * 32) / 16
+    again = formulas.writing(model, parts, lanes, width=2, cache_width=2.0, dequantised=True)
+    assert again.traffic - load.traffic == 2 * formulas.kernel_weights(model) / 4
+
+
+@pytest.mark.parametrize(
+    ("stage", "argument", "key", "values"),
+    [
+        ("raft", None, "model__base", {"data__max_length": 128, "sample__max_new_tokens": 32}),
+        ("score", "llama_guard", "score__base", {"score__judges__llama_guard__max_tokens": 64}),
+    ],
+)
+def test_every_pass_dequantises_kernels(config, stage, argument, key, values):
+    """It writes and reads them in bfloat16."""
+
+    def loads(base):
+        run = asked(
+            stage,
+            config,
+            "v5e:1x1",
+            jax.devices()[:1],
+            (1, 1, 1),
+            argument,
+            **values,
+            **{key: base},
+        )
+        return [program.load for program in programs(run)]
+
+    for plain, quantised in zip(loads("stored"), loads("int8"), strict=True):
+        assert quantised.traffic - plain.traffic == 2 * formulas.kernel_weights(config)
+        assert quantised.flops == plain.flops
+
+
+def test_a_base_into_which_adapters_are_merged_is_wider(config):
+    """Adapted kernels are float32, as `lora.promote` leaves them; all else stays in bfloat16."""
+
+    def made(adapter, targets, sizes):
+        run = asked(
+            "raft", config, "v5e:2x4", jax.devices(), sizes, raft__adapter=adapter,
+            lora__targets=targets, lora__rank=4, sample__lanes=8,
+        )  # fmt: skip
+        return run, programs(run)[-1]
+
+    def wider(targets):
+        (_, merge), (_, kept) = (made(how, targets, (8, 1, 1)) for how in ("merge", "continue"))
+        return merge.arguments["parameters"] - kept.arguments["parameters"]
+
+    assert wider(("all-linear",)) == 2 * formulas.kernel_weights(config)
+    assert wider(("q_proj",)) == 2 * config.layers * 32 * config.width
+    # With fsdp, a copy decodes, and the base stays at home.
+    run, program = made("merge", ("all-linear",), (1, 8, 1))
+    trained = planned.make_policy(run, run.mesh(run.own_mesh()), "full")
+    narrow = abstract.bytes_on_device(abstract.trained(trained, jnp.bfloat16))
+    found = program.held["weights in training"]
+    assert found == narrow + 2 * formulas.kernel_weights(config) / 8
+
+
+def test_gradients_of_all_weights_are_exchanged_in_every_microbatch():
+    """Four shards of a million numbers each, on two copies of them."""
+    model, million = sizes.read("llama2-7b"), 10**6
+
+    def found(parts, reduced, **values):
+        return formulas.exchanged(
+            model, parts, width=2, tokens=1, passes=2, repeats=3, reduced=reduced,
+            kernel_bytes=2.0, **values,
+        )  # fmt: skip
+
+    def added(parts):
+        none, more = (found(parts, count, full=True) for count in (0, million))
+        return {group: more[group] - none[group] for group in more}
+
+    # A device sums its shard from three others, and then with its copy.
+    summed, copies = 3 * 4 * 3 * million, 3 * 4 * million
+    assert added(FlopParts(8, 4, 1)) == {(4, 1): summed, (2, 4): copies}
+    assert added(FlopParts(8, 8, 2)) == {(4, 2): summed, (2, 8): copies, (2, 1): 0}
+    assert added(FlopParts(8, 1, 1)) == {(8, 1): 3 * 2 * 4 * million * 7 / 8}
+    # The gradients of adapters meet once.
+    assert found(FlopParts(8, 1, 1), million) == {(8, 1): 2 * 4 * million * 7 / 8}
 
 
 def test_layers_with_a_window_keep_no_more_than_it_sees():

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 
 import jax
@@ -58,6 +59,24 @@ def test_exchanges_are_read_with_their_groups_bytes_and_trips():
     assert once["collective-permute"].received() == 8
     totals = collectives.totals(collectives.read(PROGRAM, 8), (3,))
     assert totals[0] == ("all-gather", "while/body/jvp()/while", 4, 96, 96 * 192.0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", 4),
+        ("[4,2]<=[8]", 2),
+        ("mesh['a'=2,'b'=4] {'b'}", 4),
+        ("mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}", 4),
+        ("mesh['a'=2,'b'=4], device_ids=(7,6,5,4,3,2,1,0) {'a'}", 2),
+        ("mesh['a'=8] {'a':(2)4}", 4),
+        ("{}", 8),
+    ],
+)
+def test_groups_of_an_exchange(groups, devices):
+    line = f"  %x = f32[4] all-reduce(%y), channel_id=1, replica_groups={groups}, to_apply=%add"
+    (found,) = collectives.read("ENTRY %main (y: f32[4]) -> f32[4] {\n" + line, 8)
+    assert found.group == devices
 
 
 @pytest.mark.parametrize(
@@ -172,6 +191,7 @@ def test_gpus_are_planned_by_formula_and_kept(tmp_path, capsys):
     assert "[16/16]" in said and "compute" in said
     markdown = (tmp_path / "plan.md").read_text()
     assert markdown.count("\n| sft |") == 4 and "every row is full" in markdown
+    assert "| GiB a device |" in markdown
     assert "- h200, a chip: 989 TFLOP/s" in markdown
     # Asked again, and for more: nothing is made twice.
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "plans").iterdir()}
@@ -189,6 +209,72 @@ def test_a_single_plan_that_does_not_fit_is_one_line_with_what_to_change(tmp_pat
     assert "change" in message and "a larger one" in message
     # The plan is there all the same.
     assert json.loads((tmp_path / "plan.json").read_text())["plans"][0]["fits"] is False
+
+
+def plan_one(tmp_path, run, size, where, *values, mesh="auto"):
+    """The only plan of a run with these values set."""
+    (found,) = start(
+        (f"--config.plan.run={run}", f"--config.model.size={size}", f"--config.plan.slice={where}",
+         f"--config.plan.mesh={mesh}", f"--config.plan.set={'|'.join(values)}"), tmp_path,
+    )  # fmt: skip
+    return found
+
+
+def test_gradients_of_all_weights_need_memory(tmp_path):
+    """6.7 billion weights, gradients and two moments, in float32 on two devices: 50 GiB on each,
+    and 12.5 more where gradients are summed over microbatches."""
+    with pytest.raises(ConfigError, match="h100:2 needs"):
+        plan_one(
+            tmp_path, "configs/sft.py", "llama2-7b", "h100:2", "lora.rank=0", "data.max_length=512"
+        )
+
+
+def test_a_plan_trains_the_rows_of_a_step_and_no_others(tmp_path):
+    """119 of the 128 rows fit: two microbatches of them are 238 rows, two of 64 are 128."""
+    values = ("data.max_length=256", "model.remat=dots")
+    found = plan_one(tmp_path, "configs/sft.py", "llama3-8b", "b200:1", *values)
+    assert found["rows"] == 64 and found["largest"]["rows"] > 64
+    assert found["times"]["tokens"] == 128 * 256
+    assert found["program"] == "a step of 128 rows of 256 tokens"
+    values += ("train.rows_per_microbatch=100",)
+    padded = plan_one(
+        tmp_path / "own", "configs/sft.py", "llama3-8b", "b200:1", *values, mesh="run"
+    )
+    times = padded["times"]
+    assert padded["rows"] == 100 and times["tokens"] == 128 * 256
+    assert times["model_flops"] == found["times"]["model_flops"]
+    assert times["compute"] == pytest.approx(found["times"]["compute"] * 200 / 128)
+
+
+def test_the_last_try_has_as_few_empty_rows_as_possible():
+    """45 of 128 rows fit: three microbatches of 45 are 135 rows, of 43 they are 129."""
+    choice = planned.ProgramChoice(layouts.ModelSizes(1, 1, 1), 32, 128, 1, free=True)
+    assert [choice.even(rows) for rows in (45, 43, 64, 119, 128)] == [43, 43, 64, 64, 128]
+    tries = tried(r32=70, r45=98, r46=101)
+    assert plan.next_try(choice, tries, 100.0, True) == 43
+    assert plan.next_try(choice, tries | tried(r43=95), 100.0, True) is None
+    assert plan.next_try(choice, tries, 100.0, False) is None
+    # In multiples of 8 devices, and before anything fits.
+    choice = planned.ProgramChoice(layouts.ModelSizes(1, 8, 1), 56, 104, 8, free=True)
+    assert choice.even(96) == 56 and plan.next_try(choice, tried(r104=110), 100.0, True) == 40
+
+
+@pytest.mark.parametrize(
+    ("run", "value", "told"),
+    [
+        ("sft.py", "train.rows_per_microbatch=4096", r"train\.rows_per_microbatch=\d+, which fits"),
+        ("raft.py", "sample.lanes=512", r"sample\.lanes=\d+, which fits"),
+        ("score.py:llama_guard", "score.tokens_per_batch=16777216",
+         r"score\.tokens_per_batch=\d+, which fits"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_names_its_own_key(run, value, told, tmp_path):
+    with pytest.raises(ConfigError, match=told) as error:
+        plan_one(tmp_path, f"configs/{run}", "llama2-7b", "h100:1", value, mesh="run")
+    # It does fit.
+    value = re.search(told, str(error.value)).group().removesuffix(", which fits")
+    again = tmp_path / "again"
+    assert plan_one(again, f"configs/{run}", "llama2-7b", "h100:1", value, mesh="run")["fits"]
 
 
 def test_the_runs_own_mesh_and_values_are_taken_when_asked(tmp_path):
@@ -227,9 +313,12 @@ def test_mistakes_are_one_line(argument, told, tmp_path):
 
 
 def test_a_mesh_that_does_not_divide_the_rows_says_what_would(tmp_path):
-    with pytest.raises(ConfigError, match="a multiple of 8"):
+    with pytest.raises(ConfigError, match=r"make train\.rows_per_microbatch a multiple of 8"):
         start((*COMMAND, "--config.plan.mesh=run",
                "--config.plan.set=train.rows_per_microbatch=4"), tmp_path)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"make sample\.lanes a multiple of 8"):
+        start((*COMMAND, "--config.plan.run=configs/raft.py", "--config.plan.mesh=run",
+               "--config.plan.set=sample.lanes=4"), tmp_path)  # fmt: skip
 
 
 def test_without_libtpu_the_extra_is_named(tmp_path, monkeypatch):

@@ -69,6 +69,12 @@ def weights(
     return trees.unflatten(found)
 
 
+def promoted(base: trees.Tree, adapted: tuple[str, ...]) -> trees.Tree:
+    """A base into which adapters of these targets are merged, see `lora.promote`."""
+    shapes = jax.eval_shape(lambda tree: lora.promote(tree, adapted), base)
+    return jax.tree.map(lambda old, new: array(new.shape, new.dtype, old.sharding), base, shapes)
+
+
 def trained(
     policy: Policy, base_dtype: DTypeLike, kernels: str = quantised.STORED
 ) -> tuple[trees.Tree, trees.Tree]:

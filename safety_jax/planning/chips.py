@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from safety_jax.base.errors import ConfigError
 from safety_jax.base.memory import GIB
@@ -101,6 +101,18 @@ CHIPS: dict[str, Chip] = {
 }
 
 
+class Group(NamedTuple):
+    """Devices that exchange with each other.
+
+    Attributes:
+        size: how many.
+        stride: neighbours in the group are that many devices of the slice apart.
+    """
+
+    size: int
+    stride: int = 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
     """Chips that are connected by a network.
@@ -126,16 +138,17 @@ class Slice:
     def is_tpu(self) -> bool:
         return self.chip.axes > 0
 
-    def network(self, group: int) -> float:
-        """Bytes/s at which each chip of a group of `group` devices can receive from the others, if
-        all links of the axes that the group spans carry their share.
+    def network(self, size: int, stride: int = 1) -> float:
+        """Bytes/s at which each chip of a `Group` can receive from the others, if all links of the
+        axes that the group spans carry their share.
 
-        A group spans as few axes of the slice as possible. On an axis that is not a ring, the chips
-        at the ends have only one link, and the others wait for them.
+        GPUs are numbered node by node. A group of a TPU slice spans as few axes as possible,
+        whatever its stride, because meshes are laid out along the axes. On an axis that is not a
+        ring, the chips at the ends have only one link, and the others wait for them.
         """
-        group = max(1, group // self.chip.devices)
         if not self.is_tpu:
-            return self.chip.network if group <= self.chip.node else self.chip.outside
+            return self.chip.network if size * stride <= self.chip.node else self.chip.outside
+        group = max(1, size // self.chip.devices)
         found, held = 0.0, 1
         for length in sorted(self.shape, reverse=True):
             if held >= group and found:

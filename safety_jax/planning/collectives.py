@@ -119,14 +119,17 @@ def _bytes(dtype: str) -> int:
 
 
 def _group(line: str, devices: int) -> int:
-    """Devices of a replica group: `{{0,1},{2,3}}`, `[2,8]<=[16]` or `mesh['a'=2,'b'=8] {'b'}`."""
+    """Devices of a replica group: `{{0,1},{2,3}}`, `[2,8]<=[16]`, `mesh['a'=2,'b'=8] {'b'}` or, in
+    another order, `mesh['a'=8,'b'=2], device_ids=([2,8]T(1,0)) {'a'}`."""
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
     if listed:
         return listed.group(1).count(",") + 1
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)
     if iota:
         return int(iota.group(2))
-    named = re.search(r"replica_groups=@?\w*mesh\w*\[(.*?)\] ?\{(.*?)\}", line)
+    named = re.search(
+        r"replica_groups=@?\w*mesh\w*\[(.*?)\](?:, device_ids=[^{]*)? ?\{(.*?)\}", line
+    )
     if named:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named.group(1)))
         # An axis may be split: 'a':(1)4 is the first four of it.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from safety_jax.models import llama, lora
 from safety_jax.models.decoding import caches
 from safety_jax.models.folders import peft_config
-from safety_jax.planning.chips import Slice
+from safety_jax.planning.chips import Group, Slice
 from safety_jax.training.footprint import ATTENTION_PASSES, PASSES, FlopParts, TrunkSizes
 
 # Matrix products in the backward pass of attention (the forward pass has two): splash needs three
@@ -31,7 +31,7 @@ class Load(NamedTuple):
         model_flops: of all devices together, as MFU counts them: without recomputation.
         flops: of one device, with recomputation.
         traffic: bytes between one device and its memory.
-        tokens: of all rows.
+        tokens: of all rows, without those that only fill up a microbatch.
     """
 
     model_flops: float
@@ -113,6 +113,7 @@ def training(
     microbatches: int,
     flops_per_token: float,
     live_reference: bool,
+    needed: int | None = None,
     dequantised: bool = False,
     lanes: int = 1,
 ) -> Load:
@@ -123,6 +124,8 @@ def training(
         rows: of all microbatches and lanes; both sides of a pair count.
         flops_per_token: for MFU, without the reference; see `flops.flops_per_token`.
         live_reference: whether the step has another forward pass for the reference.
+        needed: those of the rows that have examples; the others fill up the last microbatch.
+            None: all.
         dequantised: whether every pass dequantises the kernels.
         lanes: runs that share the base, each with its own adapter.
     """
@@ -147,8 +150,9 @@ def training(
     trainable = kernels + 2 * head if full else trained.adapter_weights
     # AdamW reads weight, gradient and two moments, and writes all but the gradient.
     traffic += 7 * 4 * lanes * trainable / parts.stored
-    model_flops = tokens * (flops_per_token + reference * 2 * (kernels + head))
-    return Load(model_flops, tokens * by_token / parts.devices, traffic, tokens)
+    useful = (rows if needed is None else needed) * row_tokens
+    model_flops = useful * (flops_per_token + reference * 2 * (kernels + head))
+    return Load(model_flops, tokens * by_token / parts.devices, traffic, useful)
 
 
 def reading(
@@ -159,16 +163,18 @@ def reading(
     rows: int,
     row_tokens: int,
     outputs: bool,
+    dequantised: bool = False,
 ) -> Load:
     """One forward pass over rows: a judge's, or a decoder's over prompts.
 
     Args:
         outputs: whether logits are computed for the last token of each row.
+        dequantised: whether the pass dequantises the kernels; see `training`.
     """
     kernels, tokens = kernel_weights(config), rows * row_tokens
     work = tokens * (2 * kernels + 2 * _attention(config, row_tokens))
     work += 2 * rows * head_weights(config) * outputs
-    traffic = kernels * width / parts.tensor * (1 + parts.gathered)
+    traffic = kernels * width / parts.tensor * (1 + (parts.gathered or dequantised))
     traffic += tokens / parts.rows * _activation_traffic(config, width) / parts.tensor
     return Load(work, work / parts.devices, traffic, tokens)
 
@@ -180,13 +186,19 @@ def writing(
     *,
     width: int,
     cache_width: float,
+    dequantised: bool = False,
 ) -> Load:
-    """A step that writes one token in each lane, with full caches."""
-    weights = kernel_weights(config) + head_weights(config)
+    """A step that writes one token in each lane, with full caches.
+
+    Args:
+        dequantised: whether the step dequantises the kernels; see `training`.
+    """
+    kernels, head = kernel_weights(config), head_weights(config)
     seen = _seen(config, float(sizes.prompt_tokens + sizes.own_tokens))
     attention = 4 * seen * config.heads * config.head_size
-    work = float(sizes.lanes * (2 * weights + attention))
-    traffic = weights * width / parts.tensor * (1 + parts.gathered)
+    work = float(sizes.lanes * (2 * (kernels + head) + attention))
+    traffic = kernels * width / parts.tensor * (1 + (parts.gathered or dequantised))
+    traffic += head * width / parts.tensor * (1 + parts.gathered)
     traffic += cache_bytes(config, sizes, cache_width) / parts.devices
     traffic += SAMPLING_READS * 4 * sizes.lanes * config.vocabulary_size / parts.devices
     return Load(work, work / parts.devices, traffic, sizes.lanes)
@@ -247,8 +259,9 @@ def exchanged(
     repeats: int,
     reduced: int,
     kernel_bytes: float,
-) -> dict[int, float]:
-    """Bytes that each device receives, by the size of the group from which it receives them.
+    full: bool = False,
+) -> dict[Group, float]:
+    """Bytes that each device receives, by the group from which it receives them.
 
     Args:
         tokens: of all rows.
@@ -257,25 +270,36 @@ def exchanged(
         repeats: the number of microbatches.
         reduced: float32 numbers of a shard that are summed over rows: gradients.
         kernel_bytes: bytes per number of a gathered kernel: `width`, or less for codes.
+        full: all weights are trained. Each layer's backward pass then exchanges its gradients, in
+            every microbatch; the gradients of adapters are exchanged once.
     """
-    found: dict[int, float] = {}
-    fsdp = parts.stored // parts.tensor
+    found: dict[Group, float] = {}
+    # The devices of a mesh are numbered along `tensor` first, so that members of the other groups
+    # are that many devices apart.
+    fsdp, apart = parts.stored // parts.tensor, parts.tensor
     if fsdp > 1:
         gathered = repeats * passes * kernel_weights(config) * kernel_bytes
         gathered += 2 * head_weights(config) * width
-        found[fsdp] = gathered / parts.tensor * (fsdp - 1) / fsdp
-    if parts.rows > 1:
+        found[Group(fsdp, apart)] = gathered / parts.tensor * (fsdp - 1) / fsdp
+    if full and parts.rows > 1:
+        # Summed over rows into shards, and over the copies of a shard.
+        copies = Group(parts.rows // fsdp, apart * fsdp)
+        if fsdp > 1:
+            found[Group(fsdp, apart)] += repeats * 4 * reduced * (fsdp - 1)
+        if copies.size > 1:
+            found[copies] = repeats * 2 * 4 * reduced * (copies.size - 1) / copies.size
+    elif parts.rows > 1:
         share = 2 * 4 * reduced * (parts.rows - 1) / parts.rows
-        found[parts.rows] = found.get(parts.rows, 0.0) + share
+        rows = Group(parts.rows, apart)
+        found[rows] = found.get(rows, 0.0) + share
     if parts.tensor > 1:
         # Two sums of activations per layer and pass: after attention, and after the MLP.
         sums = 2 * passes * config.layers * tokens / parts.rows * config.width * width
-        share = 2 * sums * (parts.tensor - 1) / parts.tensor
-        found[parts.tensor] = found.get(parts.tensor, 0.0) + share
+        found[Group(parts.tensor)] = 2 * sums * (parts.tensor - 1) / parts.tensor
     return found
 
 
-def network_seconds(received: Mapping[int, float], where: Slice) -> float:
-    """Seconds in which a device receives these bytes, given by the size of the sending group."""
-    alone = math.fsum(size / where.network(group) for group, size in received.items())
+def network_seconds(received: Mapping[Group, float], where: Slice) -> float:
+    """Seconds in which a device receives these bytes, given by the sending group."""
+    alone = math.fsum(size / where.network(*group) for group, size in received.items())
     return alone * where.chip.devices  # they share the links of their chip

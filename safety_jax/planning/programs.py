@@ -10,6 +10,7 @@ import jax
 
 from safety_jax.base.memory import GIB
 from safety_jax.planning import collectives
+from safety_jax.planning.chips import Group
 from safety_jax.planning.formulas import Load
 
 # XLA's messages that a program does not fit on a TPU: "... (24.31G) exceeds available HBM
@@ -33,7 +34,7 @@ class Program:
         unknown_trips: of loops whose length depends on data, see `collectives.Collective.times`.
         load: of one run, by formula.
         temporaries: bytes of one device by formula, for chips without a compiler here.
-        exchanged: bytes that one device receives by formula, by size of the group, for such chips.
+        exchanged: bytes that one device receives by formula, by group, for such chips.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Program:
     unknown_trips: tuple[int, ...]
     load: Load
     temporaries: float
-    exchanged: Mapping[int, float]
+    exchanged: Mapping[Group, float]
 
 
 @dataclasses.dataclass(frozen=True)

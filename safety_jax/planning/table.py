@@ -9,7 +9,7 @@ from safety_jax.planning.chips import CHIPS, Slice
 PlanRecord = Mapping[str, Any]
 FORMULA = "by formula"  # the kind of an exchange that was not read from a program
 HEAD = (
-    "run", "model", "slice", "data x fsdp x tensor", "rows", "GiB a chip", "of", "fits",
+    "run", "model", "slice", "data x fsdp x tensor", "rows", "GiB a device", "of", "fits",
     "largest rows", "step, s", "tokens/s", "MFU", "bound by", "GB exchanged",
 )  # fmt: skip
 PRICED = ("a million tokens",)

@@ -212,20 +212,21 @@ def label(spec: str) -> str:
 
 
 def make(asked: PlanRequest, planned: StageProgram, search: bool) -> dict[str, Any]:
-    """Compiles the run's programs; if rows may be chosen, with as many as fit."""
+    """Compiles the run's programs; if rows may be chosen, with the fastest of those that fit."""
     choice = begin(asked, planned, planned.choose(asked))
     tries = {choice.rows: attempt(asked, planned, choice)}
     while len(tries) < COMPILATIONS:
         fits = any(one["fits"] for one in tries.values())
         if not search and (fits or not choice.free):
             break
-        rows = next_rows(choice, tries, asked.memory)
+        rows = next_try(choice, tries, asked.memory, planned.microbatched)
         if rows is None:
             break
         tries[rows] = attempt(asked, planned, dataclasses.replace(choice, rows=rows))
     fitting = [rows for rows, one in tries.items() if one["fits"]]
     most = max(fitting, default=0)
-    rows = most if most and choice.free else choice.rows
+    fastest = min(fitting, key=lambda rows: (per_token(tries[rows]), -rows), default=0)
+    rows = fastest if fastest and choice.free else choice.rows
     taken = tries[rows]
     return {
         **taken,
@@ -234,7 +235,7 @@ def make(asked: PlanRequest, planned: StageProgram, search: bool) -> dict[str, A
         "rows": rows,
         "largest": largest(choice, tries, most) if search and most else None,
         "formula": asked.by_formula,
-        "problem": None if taken["fits"] else too_large(asked, choice, taken, most),
+        "problem": None if taken["fits"] else too_large(asked, planned, choice, taken, fastest),
     }
 
 
@@ -255,6 +256,28 @@ def largest(choice: ProgramChoice, tries: dict[int, dict[str, Any]], most: int) 
     whole = most >= choice.most
     exact = whole or min(failing, default=choice.most) - most <= choice.step
     return {"rows": most, "all": whole, "exact": exact, "times": tries[most]["times"]}
+
+
+def per_token(made: dict[str, Any]) -> float:
+    """Seconds for a token, if nothing overlaps."""
+    return float(made["times"]["worst"] / made["times"]["tokens"])
+
+
+def next_try(
+    choice: ProgramChoice, tries: dict[int, dict[str, Any]], room: float, microbatched: bool
+) -> int | None:
+    """The rows to try next: those of `next_rows`. A step in microbatches has as few empty rows as
+    possible in its first try that fits; and its last try is the same for the most rows that fit."""
+    rows = next_rows(choice, tries, room)
+    most = max((rows for rows, one in tries.items() if one["fits"]), default=0)
+    if not microbatched:
+        return rows
+    if not most:
+        return None if rows is None else choice.even(rows)
+    if rows is None or len(tries) == COMPILATIONS - 1:
+        even = choice.even(most)
+        return rows if even in tries else even
+    return rows
 
 
 def next_rows(choice: ProgramChoice, tries: dict[int, dict[str, Any]], room: float) -> int | None:
@@ -294,14 +317,20 @@ def attempt(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) ->
     fits = all(one.memory is not None and one.needed <= available for one in measured)
     received = dict(shown.exchanged)
     exchanges = [
-        {"kind": table.FORMULA, "place": "", "group": group, "times": 1, "received": size}
+        {
+            "kind": table.FORMULA,
+            "place": f"{group.stride} apart",
+            "group": group.size,
+            "times": 1,
+            "received": size,
+        }
         for group, size in received.items()
     ]
     if timed.exchanges is not None:
         exchanges = [total._asdict() for total in timed.exchanges]
-        received = dict.fromkeys((total.group for total in timed.exchanges), 0.0)
+        received = dict.fromkeys((chips.Group(total.group) for total in timed.exchanges), 0.0)
         for total in timed.exchanges:
-            received[total.group] += total.received
+            received[chips.Group(total.group)] += total.received
     seconds = formulas.network_seconds(received, where)
     times = roofline.estimate(shown.load, seconds, where)
     return {
@@ -320,8 +349,18 @@ def attempt(asked: PlanRequest, planned: StageProgram, choice: ProgramChoice) ->
     }  # fmt: skip
 
 
-def too_large(asked: PlanRequest, choice: ProgramChoice, made: dict[str, Any], most: int) -> str:
-    """The message that says what to change."""
+def too_large(
+    asked: PlanRequest,
+    planned: StageProgram,
+    choice: ProgramChoice,
+    made: dict[str, Any],
+    fitting: int,
+) -> str:
+    """The message that says what to change.
+
+    Args:
+        fitting: rows that fit; 0 if none are known.
+    """
     needed, available = made["needed"] / GIB, made["available"] / GIB
     text = (
         f"{made['program']} on {asked.where.name} needs {needed:.2f} GiB a device, which has "
@@ -329,10 +368,10 @@ def too_large(asked: PlanRequest, choice: ProgramChoice, made: dict[str, Any], m
     )
     mesh, config = choice.mesh, asked.config
     changes = []
-    if most:
-        changes.append(f"train.rows_per_microbatch={most}, which fits")
+    if fitting:
+        changes.append(f"{planned.setting(asked, fitting)}, which fits")
     elif choice.rows > choice.step:
-        changes.append(f"fewer rows than {choice.rows} (train.rows_per_microbatch, sample.lanes)")
+        changes.append(f"fewer rows (less than {planned.setting(asked, choice.rows)})")
     if "model" in config and choice.remat != "full" and config.stage != "raft":
         changes.append("model.remat=full")
     if mesh.data > 1:

@@ -6,6 +6,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ class ProgramChoice:
     step: int
     free: bool
     remat: str = "full"
+
+    def even(self, rows: int) -> int:
+        """The fewest rows with which a step has no more microbatches than with `rows`: the last
+        microbatch then has the fewest empty rows."""
+        microbatches = math.ceil(self.most / rows)
+        return layouts.round_up(math.ceil(self.most / microbatches), self.step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,27 +119,36 @@ class StageProgram:
         unit: a word for what happens to its tokens: "trained".
         choose: the mesh and rows to begin with.
         programs: the programs for a choice; the plan times the last one.
+        setting: KEY=VALUE of the run's config for these rows.
+        microbatched: rows are those of a microbatch, and a step has the same examples with any
+            number of them.
     """
 
     unit: str
     choose: Callable[[PlanRequest], ProgramChoice]
     programs: Callable[[PlanRequest, ProgramChoice], list[Program]]
+    setting: Callable[[PlanRequest, int], str]
+    microbatched: bool = False
 
 
 def chosen(
-    sizes: layouts.ModelSizes, rows: int, most: int, *, free: bool, remat: str = "full"
+    sizes: layouts.ModelSizes, rows: int, most: int, *, free: bool, key: str
 ) -> ProgramChoice:
-    """The choice of these rows, rounded up to a multiple that the mesh divides if `free`."""
+    """The choice of these rows, rounded up to a multiple that the mesh divides if `free`.
+
+    Args:
+        key: of the config, for these rows.
+    """
     parts = sizes.data * sizes.fsdp
     if not free:
         if rows % parts:
             raise ConfigError(
-                f"{rows} rows do not divide over mesh data x fsdp = {parts}; make "
-                f"train.rows_per_microbatch (sample.lanes) a multiple of {parts}"
+                f"{rows} rows do not divide over mesh data x fsdp = {parts}; make {key} a "
+                f"multiple of {parts}"
             )
-        return ProgramChoice(sizes, rows, max(rows, most), parts, free, remat)
+        return ProgramChoice(sizes, rows, max(rows, most), parts, free)
     most = layouts.round_up(most, parts)
-    return ProgramChoice(sizes, min(layouts.round_up(rows, parts), most), most, parts, free, remat)
+    return ProgramChoice(sizes, min(layouts.round_up(rows, parts), most), most, parts, free)
 
 
 # ---------------------------------------------------------------------------- models

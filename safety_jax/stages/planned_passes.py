@@ -44,12 +44,15 @@ from safety_jax.training.footprint import FlopParts
 # ---------------------------------------------------------------------------- decoding
 
 
+LANES_KEY = "sample.lanes"
+
+
 def choose_decoding(asked: PlanRequest) -> ProgramChoice:
     config, model = asked.config, asked.model
     lanes = config.sample.lanes
     most = config.raft.prompts * config.sample.candidates
     if asked.keep:
-        return chosen(asked.own_mesh(), lanes, max(lanes, most), free=False)
+        return chosen(asked.own_mesh(), lanes, max(lanes, most), free=False, key=LANES_KEY)
     weights = base_bytes(asked) * formulas.all_weights(model)
     alone = Mesh(np.array([[asked.found[:1]]]), meshes.AXES)
     setup, held = decoding_setup(asked, alone, lanes)
@@ -58,7 +61,11 @@ def choose_decoding(asked: PlanRequest) -> ProgramChoice:
         model, asked.where, lanes,
         weights=weights, caches=formulas.cache_bytes(model, held, width),
     )  # fmt: skip
-    return chosen(sizes, lanes, max(lanes, most), free=True)
+    return chosen(sizes, lanes, max(lanes, most), free=True, key=LANES_KEY)
+
+
+def lanes_setting(asked: PlanRequest, lanes: int) -> str:
+    return f"{LANES_KEY}={lanes}"
 
 
 def decoding_setup(
@@ -85,22 +92,24 @@ def decoding_model(asked: PlanRequest, trained: policy.Policy) -> tuple[Model, d
     home, mesh = trained.execution.mesh, meshes.decoding(trained.execution.mesh)
     stored, kernels = base_dtype(asked.config), asked.config.model.base
     trainable, base = abstract.trained(trained, stored, kernels)
+    merged = trained.adapter if asked.config.raft.adapter == "merge" else None
+    if merged is not None:  # as `raft.hold_base` has it
+        base = abstract.promoted(base, merged.targets)
     if mesh is home:
         return trained.model(trainable, base), {}
     moved = dataclasses.replace(
         trained, execution=dataclasses.replace(trained.execution, mesh=mesh)
     )
-    if trained.adapter is not None and asked.config.raft.adapter != "merge":
+    if trained.adapter is not None and merged is None:
         at_home = {"adapters in training": abstract.bytes_on_device(trainable)}
         return moved.model(*abstract.trained(moved, stored, kernels)), at_home
     declared, computes = llama.parameters(asked.model), trained.execution.compute_dtype
     speaker = Model(
         asked.model, moved.execution, abstract.weights(declared, mesh, computes), None, None
     )
-    if trained.adapter is not None:
-        fresh = abstract.adapters(declared, trained.adapter, mesh)
+    if merged is not None:
+        fresh = abstract.adapters(declared, merged, mesh)
         speaker = dataclasses.replace(speaker, adapters=moved.adapters(fresh))
-        base = abstract.weights(declared, home, jnp.float32)  # as merging leaves it
     return speaker, {"weights in training": abstract.bytes_on_device((trainable, base))}
 
 
@@ -114,6 +123,7 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
 
     parts, width = FlopParts.of_decoding(mesh.shape), number_bytes(trained.execution)
     cache_width = caches.number_bytes(setup.pace.cache_dtype, model.head_size)
+    dequantised = config.model.base != quantised.STORED
     prompts = {"rows": meshes.row_parts(mesh), "row_tokens": setup.pace.prefill_tokens}
     exchanged = functools.partial(
         formulas.exchanged, model, parts, width=width, passes=1, repeats=1, reduced=0,
@@ -129,7 +139,9 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
         arguments=arguments,
         held=at_home,
         unknown_trips=(1,),
-        load=formulas.reading(model, parts, width=width, outputs=False, **prompts),
+        load=formulas.reading(
+            model, parts, width=width, outputs=False, dequantised=dequantised, **prompts
+        ),
         temporaries=formulas.passing(model, parts, width=width, keeps=True, **prompts),
         exchanged=exchanged(tokens=prompts["rows"] * prompts["row_tokens"]),
     )
@@ -139,7 +151,9 @@ def decoding_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
         arguments=arguments,
         held=at_home,
         unknown_trips=(1,),  # what one token costs
-        load=formulas.writing(model, parts, sizes, width=width, cache_width=cache_width),
+        load=formulas.writing(
+            model, parts, sizes, width=width, cache_width=cache_width, dequantised=dequantised
+        ),
         temporaries=formulas.sampling(model, parts, sizes.lanes),
         exchanged=exchanged(tokens=sizes.lanes),
     )
@@ -186,6 +200,10 @@ def choose_judging(asked: PlanRequest) -> ProgramChoice:
     )
 
 
+def batch_setting(asked: PlanRequest, rows: int) -> str:
+    return f"score.tokens_per_batch={rows * judged_tokens(asked)}"
+
+
 def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]:
     """A batch of the longest rows through a judge of this size."""
     score, mesh = asked.config.score, asked.mesh(choice.mesh)
@@ -220,7 +238,8 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
             held={},
             unknown_trips=(1,),
             load=formulas.reading(
-                asked.model, parts, width=width, rows=choice.rows, row_tokens=T, outputs=True
+                asked.model, parts, width=width, rows=choice.rows, row_tokens=T, outputs=True,
+                dequantised=score.base != quantised.STORED,
             ),
             temporaries=formulas.passing(
                 asked.model, parts, width=width, rows=choice.rows, row_tokens=T, keeps=False
@@ -233,5 +252,5 @@ def judging_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program]
     ]  # fmt: skip
 
 
-DECODING = StageProgram("written", choose_decoding, decoding_programs)
-JUDGING = StageProgram("judged", choose_judging, judging_programs)
+DECODING = StageProgram("written", choose_decoding, decoding_programs, lanes_setting)
+JUDGING = StageProgram("judged", choose_judging, judging_programs, batch_setting)

@@ -97,4 +97,6 @@ def _learn(one: PlanRequest, loaded: Loaded, numbers: Numbers, names: list[str])
     return dpo_task.learn(one.config, mesh, loaded, objective=objective, known=lambda _: None)
 
 
-SWEEPING = StageProgram("trained", choose_sweep, sweep_programs)
+SWEEPING = StageProgram(
+    "trained", choose_sweep, sweep_programs, planned_training.rows_setting, microbatched=True
+)

@@ -36,6 +36,8 @@ from safety_jax.training import fitting, steps
 from safety_jax.training.fitting import Needs, RowSettings
 from safety_jax.training.footprint import FlopParts, TrainedModel
 
+ROWS_KEY = "train.rows_per_microbatch"
+
 
 def rows_of_step(asked: PlanRequest) -> int:
     """Rows of an optimizer step."""
@@ -55,7 +57,7 @@ def choose_training(asked: PlanRequest, lanes: int = 1) -> ProgramChoice:
     given, remat = config.train.rows_per_microbatch, config.model.remat
     # Fewer microbatches gather weights less often: if rows may be chosen, as many as fit.
     kept = asked.keep and given != fits.AUTO
-    choice = chosen(sizes, given if kept else rows, rows, free=not kept)
+    choice = chosen(sizes, given if kept else rows, rows, free=not kept, key=ROWS_KEY)
     if remat == fits.AUTO:
         return dataclasses.replace(choice, remat=choose_remat(asked, choice, lanes))
     return dataclasses.replace(choice, remat=remat)
@@ -117,6 +119,10 @@ def training_programs(asked: PlanRequest, choice: ProgramChoice) -> list[Program
     return [step_program(asked, choice, step, given, lower)]
 
 
+def rows_setting(asked: PlanRequest, rows: int) -> str:
+    return f"{ROWS_KEY}={rows}"
+
+
 def planned_step(asked: PlanRequest, choice: ProgramChoice) -> PlannedStep:
     mesh = asked.mesh(choice.mesh)
     return STEPS[asked.config.stage](asked, mesh, choice, microbatches_of(asked, choice))
@@ -147,26 +153,32 @@ def step_program(
         asked.model, execution.remat, learner.adapter, step.chunk_tokens
     )
     parts, width = FlopParts.of(execution.mesh.shape), number_bytes(execution)
-    everything = lanes * choice.rows * step.sides * microbatches
+    needed = lanes * rows_of_step(asked) * step.sides
+    # The last microbatch is filled up with empty rows, which are computed, too.
+    computed = lanes * choice.rows * step.sides * microbatches
     lengths = np.array([min(T, example_tokens(asked))])
     load = formulas.training(
-        trained, parts, width=width, rows=everything, row_tokens=T, microbatches=microbatches,
+        trained, parts, width=width, rows=computed, needed=needed, row_tokens=T,
+        microbatches=microbatches,
         flops_per_token=learner.flops_per_token(lengths), live_reference=step.survey,
         dequantised=config.model.base != quantised.STORED, lanes=lanes,
     )  # fmt: skip
     temporaries = sizes_of(asked, lanes).temporaries(
         parts, remat=execution.remat, rows=choice.rows, row_tokens=T
     )
+    # Gradients, once more where they are summed over microbatches.
+    gradients = abstract.bytes_on_device(given.trainable) * (1 + (microbatches > 1))
     exchanged = formulas.exchanged(
-        asked.model, parts, width=width, tokens=everything * T,
+        asked.model, parts, width=width, tokens=computed * T,
         passes=2 + step.survey, repeats=microbatches,
         reduced=abstract.bytes_on_device(given.trainable) // 4,
         kernel_bytes=kernel_bytes(asked.model, config.model.base, width),
+        full=learner.adapter is None,
     )  # fmt: skip
     loops = microbatches if microbatches > 1 else 0, trained.chunks(T)
     runs = f" of {lanes} runs" if lanes > 1 else ""
     return Program(
-        name=f"a step of {everything:,} rows of {T:,} tokens{runs}",
+        name=f"a step of {needed:,} rows of {T:,} tokens{runs}",
         lower=lower,
         arguments={
             "parameters": abstract.bytes_on_device((given.trainable, frozen)),
@@ -176,9 +188,11 @@ def step_program(
         held={},
         unknown_trips=tuple(trips for trips in loops if trips) or (1,),
         load=load,
-        temporaries=temporaries,
+        temporaries=temporaries + gradients,
         exchanged=exchanged,
     )
 
 
-TRAINING = StageProgram("trained", choose_training, training_programs)
+TRAINING = StageProgram(
+    "trained", choose_training, training_programs, rows_setting, microbatched=True
+)
