@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from safety_jax.base import meshes
 from safety_jax.base.errors import DataError
+from safety_jax.base.settings import Real, Whole
 from safety_jax.data import prompt_ids, records, thoughts
 from safety_jax.data.chat import answer_ends
 from safety_jax.data.prompts import load_template
@@ -84,29 +85,31 @@ def sample(
 
     Raises:
         ConfigError: a setting cannot be used, or the model has no tokenizer.
-        DataError: a prompt is empty, longer than the model can read, or not in a list.
+        DataError: a prompt is empty or withheld ("REDACTED"), longer than the model can read, or
+            not in a list.
     """
     tokens = given.tokenizer(model)
     settings = generation.SamplingParams(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
+        temperature=given.number("temperature", temperature, Real(0.0)),
+        top_k=given.whole("top_k", top_k, Whole(0)),
+        top_p=given.number("top_p", top_p, Real(0.0, 1.0, low_open=True)),
         frequency_penalty=0.0,
         beams=1,
         length_penalty=1.0,
-        candidates=candidates,
-        max_new_tokens=max_new_tokens,
+        candidates=given.whole("candidates", candidates, Whole(1)),
+        max_new_tokens=given.whole("max_new_tokens", max_new_tokens, Whole(1, unit="tokens")),
     )
+    stops, drawn = given.names("stop", stop), given.whole("seed", seed, given.SEED)
     rows = [{"prompt": prompt} for prompt in given.turns(prompts)]
-    read = records.read_prompts(given.source("prompt", rows))
+    read = given.every(records.read_prompts, "prompt", rows)
     worded = given.template_name(template, tokens)
     ids = prompt_ids.encode_prompts(read, load_template(worded, tokens), tokens)
     for record, row in zip(read, ids, strict=True):
-        _check_fits(model, record.where, len(row), max_new_tokens)
+        _check_fits(model, record.where, len(row), settings.max_new_tokens)
     ends = [*model.ends, *(answer_ends(tokens, FIXED.chat) if worded == "chat" else ())]
-    end_ids, strings = endings(tokens, ends, given.names(stop), thoughts.reader(tokens))
+    end_ids, strings = endings(tokens, ends, stops, thoughts.reader(tokens))
     setup = generation.Setup(settings, _pace(model), end_ids, strings)
-    found = generation.generate(model, setup, ids, range(len(ids)), seed, None)
+    found = generation.generate(model, setup, ids, range(len(ids)), drawn, None)
     return [
         [
             dataclasses.replace(one, text=thoughts.said(strings.text, prompt, one.text or ""))

@@ -1,16 +1,22 @@
 """Converts the arguments of the notebook functions for the functions of the layers below."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from safety_jax.base import settings
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import encode, prompts
 from safety_jax.data.sources import Source
 from safety_jax.models.model import Model
 
 Prompt = str | Sequence[Mapping[str, str]]
+Read = TypeVar("Read")
+
+POSITIVE = settings.Real(0.0, low_open=True)
+SEED = settings.Whole(0, (1 << 32) - 1)
 
 
 def several(what: str, values: Any) -> list[Any]:
@@ -29,9 +35,65 @@ def several(what: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def names(values: str | Sequence[str]) -> tuple[str, ...]:
-    """Names, or other short texts, of which a single one needs no list."""
-    return (values,) if isinstance(values, str) else tuple(values)
+def names(what: str, values: Any, *, paths: bool = False) -> tuple[str, ...]:
+    """Names, or other short texts, of which a single one needs no list.
+
+    Args:
+        what: the argument, for messages.
+        paths: whether objects of `pathlib` count as texts.
+
+    Raises:
+        ConfigError: something else is given.
+    """
+    texts: tuple[type, ...] = (str, os.PathLike) if paths else (str,)
+    single = _plain(values)
+    listed = isinstance(single, Iterable) and not isinstance(single, bytes | Mapping)
+    found: list[Any] = []
+    if isinstance(single, texts):
+        found = [single]
+    elif listed:
+        found = [_plain(one) for one in single]
+    if not (found or listed) or not all(isinstance(one, texts) for one in found):
+        one = "a text or a path" if paths else "a text"
+        raise ConfigError(f"{what} is {_shown(values)}; expected {one}, or a list of them")
+    return tuple(str(os.fspath(one)) for one in found)
+
+
+def whole(what: str, value: Any, setting: settings.Whole) -> int:
+    """A whole number, which may be one of numpy or jax.
+
+    Args:
+        what: the argument, for messages.
+
+    Raises:
+        ConfigError: it is of another type, or out of range.
+    """
+    return int(_fitting(what, value, setting))
+
+
+def number(what: str, value: Any, setting: settings.Real) -> float:
+    """A number as a float of Python, which a compiled function can depend on. See `whole`."""
+    return float(_fitting(what, value, setting))
+
+
+def _fitting(what: str, value: Any, setting: settings.Whole | settings.Real) -> Any:
+    found = _plain(value)
+    # A whole number without an end has no float.
+    endless = isinstance(found, int) and abs(found) > settings.LARGEST_REAL
+    if endless or not setting.fits(found):
+        expected = settings.expectation(setting, found)
+        raise ConfigError(f"{what} is {_shown(value)}; expected {expected}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A single value of numpy, jax or torch as one of Python; anything else as it is."""
+    single = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if single else value
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r}"[:60]
 
 
 def turns(prompts: Any) -> list[Any]:
@@ -81,6 +143,27 @@ def source(what: str, rows: Any) -> Source:
         skip_bad_rows=False,
         needs_all=True,
     )
+
+
+def every(read: Callable[[Source], list[Read]], what: str, rows: Any) -> list[Read]:
+    """What a reader makes of rows in memory, one for each row, in their order.
+
+    A reader leaves out rows that say that they are not to be learned, or whose prompt is withheld.
+    Results would then stand beside other rows than their own.
+
+    Raises:
+        DataError: a row is left out, or the reader's own.
+    """
+    asked = source(what, rows)
+    found = read(asked)
+    if len(found) != len(asked.rows):
+        left = asked.left_out
+        why = f"{left[0].where}: {left[0].why}" if left else "messages are joined to dialogues"
+        raise DataError(
+            f"{len(asked.rows)} {what}s are read as {len(found)} ({why}); expected a result for "
+            f"each, leave out such {what}s"
+        )
+    return found
 
 
 def tokenizer(model: Model) -> PreTrainedTokenizerBase:

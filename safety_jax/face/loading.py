@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import ConfigError
+from safety_jax.base.settings import Whole
 from safety_jax.face import given
 from safety_jax.models import llama, quantised
 from safety_jax.models import lora as adapters
 from safety_jax.models.execution import float_type, stored_type
 from safety_jax.models.folders.model_folder import open_model
 from safety_jax.models.model import Model
+
+LARGEST_RANK = 1 << 16
 
 
 def load(
@@ -43,9 +46,10 @@ def load(
 
     Raises:
         CheckpointError: the folder is missing, damaged, or of an unsupported architecture.
-        ConfigError: the dtype or backend is unknown, or the mesh does not divide the model.
+        ConfigError: the dtype or backend is unknown, or the mesh has other axes or does not divide
+            the model.
     """
-    mesh = mesh or all_devices()
+    mesh = usable(mesh)
     kind = float_type("dtype", dtype or stored_type(mesh.devices.flat[0].platform))
     folder = open_model(
         str(path),
@@ -86,17 +90,18 @@ def lora(
     """
     if model.adapters is not None:
         raise ConfigError("the model has adapters already; add them to the weights by sj.merge")
-    if rank < 1:
-        raise ConfigError(f"rank {rank}: expected 1 or more")
+    rank = given.whole("rank", rank, Whole(1, LARGEST_RANK))
+    alpha = 2.0 * rank if alpha is None else given.number("alpha", alpha, given.POSITIVE)
+    drawn = given.whole("seed", seed, given.SEED)
     leaves = adapters.initialize(
         llama.parameters(model.config),
-        adapters.targets(given.names(targets), llama.targets(model.config)),
+        adapters.targets(given.names("targets", targets), llama.targets(model.config)),
         rank,
         initialization,
-        jax.random.key(seed),
+        jax.random.key(drawn),
         model.mesh,
     )
-    scale = adapters.scaling(rank, 2.0 * rank if alpha is None else alpha, rslora)
+    scale = adapters.scaling(rank, alpha, rslora)
     return dataclasses.replace(model, adapters=adapters.Adapters(leaves, scale, dropout=0.0))
 
 
@@ -118,6 +123,24 @@ def merge(model: Model) -> Model:
         )
     weights = jax.jit(adapters.merge)(model.weights, model.adapters)
     return dataclasses.replace(model, weights=weights, adapters=None)
+
+
+def usable(mesh: Mesh | None) -> Mesh:
+    """The mesh; for None, one that divides rows over all devices.
+
+    Raises:
+        ConfigError: it is none of `base.meshes`. On axes of other names nothing can be divided, and
+            Explicit ones, which `jax.make_mesh` makes, turn matrix products into type errors.
+    """
+    if mesh is None:
+        return all_devices()
+    known = isinstance(mesh, Mesh) and mesh.axis_names in (meshes.AXES, meshes.DECODING_AXES)
+    if not known or set(mesh.axis_types) != {AxisType.Auto}:
+        raise ConfigError(
+            f"mesh is {f'{mesh!r}'[:120]}; expected the axes {', '.join(meshes.AXES)} with the "
+            "type Auto, make it by base.meshes.build"
+        )
+    return mesh
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from safety_jax.data.pairs import encode_pairs
 from safety_jax.face import given
 from safety_jax.maths import losses
 from safety_jax.maths.logprobs import shift, token_logprobs
-from safety_jax.models import lora
+from safety_jax.models import lora, quantised
 from safety_jax.models.decoding import generation
 from safety_jax.models.model import Model
 
@@ -75,16 +75,25 @@ def dpo(
         template: as in `sample`.
 
     Raises:
-        ConfigError: there is no reference, and the model has no adapters.
-        DataError: a row is not a pair, or longer than the model can read.
+        ConfigError: there is no reference, and the model has no adapters; the reference has
+            another vocabulary or mesh; the weights have no gradient, as they are codes; or beta is
+            not above 0.
+        DataError: a row is not a pair, or longer than the model can read, or prefers neither
+            answer by its own scores.
     """
+    beta = given.number("beta", beta, given.POSITIVE)
+    if model.adapters is None:
+        _check_gradient(model)
     if reference is None and model.adapters is None:
         raise ConfigError(
             "a model without adapters would be its own reference; give one, or adapters by sj.lora"
         )
-    reference = reference or dataclasses.replace(model, adapters=None)
-    read = records.read_pairs(given.source("pair", pairs))
     encoding = given.encoding(model, template)
+    if reference is None:
+        reference = dataclasses.replace(model, adapters=None)
+    else:
+        _check_reference(reference, model)
+    read = given.every(records.read_pairs, "pair", pairs)
     encoded = encode_pairs(read, [], encoding=encoding, bad_rows="error")
     batch = _lay_out(model, encoded.chosen, encoded.rejected)
     known = _answer_logprobs(reference.bare, batch).reshape(-1, 2)
@@ -106,12 +115,45 @@ def logprobs(
         template: as in `sample`.
 
     Raises:
-        DataError: a row has no answer, or is longer than the model can read.
+        DataError: a row has no answer, says that its answer is not to be learned (`"is_safe":
+            false`), or is longer than the model can read.
     """
-    read = records.read_records(given.source("row", rows))
+    read = given.every(records.read_records, "row", rows)
     encoded = encode.encode(read, given.encoding(model, template), train_on="response")
     batch = _lay_out(model, encoded)
     return np.asarray(_answer_logprobs(model.bare, batch), np.float64)[: len(read)]
+
+
+def _check_gradient(model: Model) -> None:
+    """Raises a ConfigError for quantised weights, of which jax.grad knows no gradient."""
+    if any(map(quantised.is_quantised, trees.flatten(model.weights).values())):
+        raise ConfigError(
+            "the model is quantised, and codes have no gradient; give it adapters by sj.lora"
+        )
+
+
+def _check_reference(reference: Model, model: Model) -> None:
+    """Raises a ConfigError if the reference cannot read the model's token ids where they lie."""
+    if not isinstance(reference, Model):
+        raise ConfigError(
+            f"the reference is {f'{reference!r}'[:60]}; expected a model, load it by sj.load"
+        )
+    mine, theirs = given.tokenizer(model).get_vocab(), reference.tokenizer
+    size, rows = model.config.vocabulary_size, reference.config.vocabulary_size
+    if theirs is None:
+        alike = rows == size
+    else:  # embeddings may have more rows than there are tokens
+        alike = theirs.get_vocab() == mine and rows >= min(size, max(mine.values()) + 1)
+    if not alike:
+        raise ConfigError(
+            f"the reference has another vocabulary than the model; expected the model's "
+            f"{len(mine)} tokens, such as in the folder that its training began with"
+        )
+    if reference.mesh != model.mesh:
+        raise ConfigError(
+            "the reference is on another mesh than the model; expected the same, load it by "
+            "sj.load(..., mesh=model.mesh)"
+        )
 
 
 class _Rows(NamedTuple):

@@ -1,11 +1,13 @@
 """Verdicts of judges on answers, and the meaning of their values."""
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from safety_jax.base.errors import DataError
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import records
 from safety_jax.face import given, loading
 from safety_jax.face.given import Prompt
@@ -37,7 +39,7 @@ class Verdicts(NamedTuple):
 def judge(
     prompts: Sequence[Prompt],
     answers: Sequence[str],
-    judges: str | Sequence[str] | Mapping[str, Spec] = "refusal",
+    judges: str | Path | Sequence[str | Path] | Mapping[str, Spec] = "refusal",
     *,
     dtype: str = "",
     mesh: Mesh | None = None,
@@ -55,10 +57,13 @@ def judge(
         dtype, mesh: as in `load`.
 
     Raises:
-        ConfigError: a judge does not exist, or its keys do not fit.
+        ConfigError: a judge does not exist, its keys do not fit, or judges are given in another
+            form.
         CheckpointError: the folder of a judge cannot be used.
-        DataError: a prompt is empty, or the numbers of prompts and answers differ.
+        DataError: a prompt is empty or withheld ("REDACTED"), or the numbers of prompts and
+            answers differ.
     """
+    specs, mesh = _specs(judges), loading.usable(mesh)
     asked, said = given.turns(prompts), given.several("answer", answers)
     if len(asked) != len(said):
         raise DataError(
@@ -66,11 +71,9 @@ def judge(
         )
     both = zip(asked, said, strict=True)
     rows = [{"prompt": prompt, "response": answer} for prompt, answer in both]
-    read = records.read_responses(given.source("answer", rows))
+    read = given.every(records.read_responses, "answer", rows)
     conversations = [from_record(record) for record in read]
-    mesh = mesh or loading.all_devices()
     dtype = dtype or stored_type(mesh.devices.flat[0].platform)
-    specs = judges if isinstance(judges, Mapping) else registry.named(given.names(judges))
     planned = registry.plan(specs, Resources(mesh, dtype, dtype, "auto", TOKENS_PER_BATCH))
     scores: dict[str, list[Score]] = {}
     for name, one in planned.items():
@@ -79,3 +82,28 @@ def judge(
         else:
             scores[name] = scoring.scores(one.load(), conversations)
     return {name: Verdicts(planned[name].card, scores[name]) for name in specs}
+
+
+def _specs(judges: Any) -> Mapping[str, Spec]:
+    """The entries of judges, by name, with paths as texts.
+
+    Raises:
+        ConfigError: they are neither named nor described.
+    """
+    if not isinstance(judges, Mapping):
+        return registry.named(given.names("judges", judges, paths=True))
+    for name, spec in judges.items():
+        described = isinstance(spec, Mapping) and isinstance(spec.get("kind"), str)
+        if not isinstance(name, str) or not described:
+            raise ConfigError(
+                f"judges has {name!r}: {f'{spec!r}'[:60]}; expected names and the keys of each "
+                "judge, such as {'harm': {'kind': 'trained', 'path': FOLDER}}, or a list of "
+                "folders or NAME=FOLDER"
+            )
+    return {
+        name: {
+            key: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for key, value in spec.items()
+        }
+        for name, spec in judges.items()
+    }
