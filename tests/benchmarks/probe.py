@@ -156,7 +156,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="a Hugging Face folder, hub id or GGUF file")
-    parser.add_argument("--layers", default="6,12,18,24,30", help="how many layers are run")
+    parser.add_argument("--layers", default="6,12,18", help="how many layers are run")
     parser.add_argument(
         "--allowed",
         type=float,
