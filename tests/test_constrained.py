@@ -106,5 +106,5 @@ def test_early_tokens_weigh_as_much_as_they_should(trained, weights):
     stacked = jax.tree.map(lambda x: x[:, None], tokens)
     assert learning.count(stacked) == totals
     means = {"loss": 9.0, "nll_loss": 2.0}
-    measured = likelihood.evaluation(task.Measured(means, np.zeros((0, 0)), []), None)
+    measured = likelihood.evaluation(task.Measured(means, np.zeros((0, 0)), np.zeros(0, int)), None)
     np.testing.assert_allclose(measured["perplexity"], np.exp(2.0))
