@@ -49,7 +49,7 @@ def ladder(config: ConfigDict):
     sit.data.train = ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 902  # all of them
-    sit.sft.early_weight = 6.0  # docs/results/smollm2.md compares it with 1
+    sit.sft.early_weight = 6.0  # why: docs/results/smollm2.md
     sit.train.epochs = 2.0
     sit.lora.dropout = 0.0
     sit.checkpoint.export_merged = True

@@ -7,11 +7,12 @@ run=$!
 stopped=no
 trap 'stopped=yes; kill -TERM "$run"' TERM
 
-status=0
-wait "$run" || status=$?
-if [ "$stopped" = yes ]; then # the signal ended `wait`, the run is still saving
+ended() {
     status=0
     wait "$run" || status=$?
-    if [ "$status" = 0 ]; then status=75; fi
-fi
+}
+ended
+if [ "$stopped" = yes ]; then ended; fi # the signal ended `wait`, the run is still saving
+while kill -0 "$run" 2>/dev/null; do ended; done # and so did another one
+if [ "$stopped" = yes ] && [ "$status" = 0 ]; then status=75; fi
 exit "$status"

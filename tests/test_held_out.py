@@ -50,7 +50,7 @@ def test_a_weighted_loss_is_a_mean_over_weights(one_device):
         first = totals["weights"] > 20
         return {"loss": jnp.where(first, 3.0, 1.0), "nll_loss": jnp.where(first, 2.0, 5.0)}
 
-    found = measure(one_device, loss, functools.partial(likelihood.count_weights, early))
+    found = measure(one_device, loss, functools.partial(likelihood.count, early=early))
     np.testing.assert_allclose(found.means["loss"], (28 * 3 + 9 * 1) / 37, rtol=1e-6)
     np.testing.assert_allclose(found.means["nll_loss"], (4 * 2 + 1 * 5) / 5, rtol=1e-6)
 

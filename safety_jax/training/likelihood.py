@@ -17,35 +17,16 @@ from safety_jax.training.policy import Policy
 from safety_jax.training.task import Learning, Measured
 
 
-def count(batch: Tokens) -> dict[str, jax.Array]:
-    """Trained tokens of the batch over all microbatches and hosts: what the loss is divided by."""
-    return {"tokens": batch.mask.sum().astype(jnp.float32)}
+def count(batch: Tokens, early: losses.EarlyWeight | None = None) -> dict[str, jax.Array]:
+    """Trained tokens of the batch over all microbatches and hosts, which means are divided by; and
+    with `early`, the sum of their weights."""
+    tokens = {"tokens": batch.mask.sum().astype(jnp.float32)}
+    return tokens if early is None else tokens | {"weights": early.at(batch.mask).sum()}
 
 
-def make_loss(policy: Policy) -> steps.Loss:
-    """The mean over the batch's trained tokens; each microbatch adds its part of that mean."""
-
-    def loss(
-        trainable: trees.Tree,
-        frozen: trees.Tree,
-        tokens: Tokens,
-        totals: dict[str, jax.Array],
-        key: jax.Array | None,
-    ):
-        sums = losses.sft(policy.token_logprobs(trainable, frozen, tokens, key))
-        total = totals["tokens"]
-        return {"loss": sums.loss / total, "mean_token_accuracy": sums.correct / total}
-
-    return loss
-
-
-def count_weights(early: losses.EarlyWeight, batch: Tokens) -> dict[str, jax.Array]:
-    """Trained tokens of the batch, and the sum of their weights."""
-    return count(batch) | {"weights": early.at(batch.mask).sum()}
-
-
-def make_weighted_loss(policy: Policy, early: losses.EarlyWeight) -> steps.Loss:
-    """The weighted mean over the batch's trained tokens, and the plain mean as `nll_loss`."""
+def make_loss(policy: Policy, early: losses.EarlyWeight | None = None) -> steps.Loss:
+    """The mean over the batch's trained tokens; each microbatch adds its part of that mean. With
+    `early`, the loss is the weighted mean, and the plain one is `nll_loss`."""
 
     def loss(
         trainable: trees.Tree,
@@ -55,14 +36,14 @@ def make_weighted_loss(policy: Policy, early: losses.EarlyWeight) -> steps.Loss:
         key: jax.Array | None,
     ):
         scores = policy.token_logprobs(trainable, frozen, tokens, key)
+        sums, total = losses.sft(scores), totals["tokens"]
+        found = {"loss": sums.loss / total, "mean_token_accuracy": sums.correct / total}
+        if early is None:
+            return found
         # Position t predicts token t + 1.
         _, mask = logprobs.shift(tokens)
-        sums, total = losses.sft(scores), totals["tokens"]
-        return {
-            "loss": -(early.at(mask) * scores.logprobs).sum() / totals["weights"],
-            "nll_loss": sums.loss / total,
-            "mean_token_accuracy": sums.correct / total,
-        }
+        weighted = -(early.at(mask) * scores.logprobs).sum() / totals["weights"]
+        return found | {"loss": weighted, "nll_loss": found["loss"]}
 
     return loss
 
@@ -87,8 +68,8 @@ def learning(
         early: the weight of the first tokens of each answer; None if all tokens count the same.
     """
     return Learning(
-        loss=make_loss(policy) if early is None else make_weighted_loss(policy, early),
-        count=count if early is None else functools.partial(count_weights, early),
+        loss=make_loss(policy, early),
+        count=functools.partial(count, early=early),
         frozen=frozen,
         place=lambda loader, _: placement.place_tokens(mesh, loader),
         evaluation=evaluation,
