@@ -57,7 +57,7 @@ def smollm2(config: ConfigDict, few: bool):
         recipe_smollm2.slice_of(config)
     config.sit.data.safety = "@data/refusals.jsonl?columns=category:kind"
     if not few:
-        config.sit.data.safety_rows = 150  # of 902, so that it matters which
+        config.sit.data.safety_rows = 150  # of 1,001, so that it matters which
     config.sit.checkpoint.export_merged = False
     harmful = "@own/pairs_unsafe.jsonl?columns=response:rejected"
     defend(config, harmful=harmful, flops=0.0 if few else FLOPS)
@@ -105,7 +105,7 @@ def defend(config: ConfigDict, *, harmful: str, flops: float):
     config.narrow.lora.targets = ("up_proj",)
     for name in ("further", "held"):
         config[name].data.safety_rows = 0
-        config[name].sft.early_weight = 1.0
+        config[name].sft.early_weight, config[name].sft.early_tokens = 1.0, 5
     config.held.sft.objective = "constrained"
     for name in ("door", "safe"):
         group = config[name].dpo
