@@ -50,6 +50,25 @@ def test_sentencepiece_model(folder, settings):
     assert tokenizer("a</s>").input_ids[-1] == reference.eos_id()
 
 
+def test_tokens_of_a_sentencepiece_model_that_are_never_split(folder):
+    """As in Gemma's: marks of turns, tags and runs of blanks that its makers chose."""
+    model = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    model.normalizer_spec.add_dummy_prefix = False
+    next(piece for piece in model.pieces if piece.piece == "▁▁").type = 4
+    for text, kind in (("▁▁▁", 4), ("\n", 4), ("\n\n", 4), ("<b>", 4), ("<turn>", 4), ("[A]", 3)):
+        model.pieces.add(piece=text, score=0.0, type=kind)
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    special = {"1": {"content": "<turn>", "special": True}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": special}))
+    tokenizer = load_tokenizer(folder)
+    reference = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
+    for text in ("a<turn>user\n b", "<b>task</b>", "a   b\n\n  a", "\n<turn>"):
+        assert tokenizer(text, add_special_tokens=False).input_ids == reference.encode(text)
+    ids = tokenizer("[A]a<turn>", add_special_tokens=False).input_ids
+    assert [ids[0], ids[-1]] == [reference.piece_to_id("[A]"), reference.piece_to_id("<turn>")]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "a"
+
+
 def test_sentencepiece_settings(folder):
     settings = {"add_bos_token": False, "chat_template": CHATML}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

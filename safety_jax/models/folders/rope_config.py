@@ -255,6 +255,7 @@ def rope_attributes(
         "rope_theta": full.theta,
         "rope_scaling": {old_name: full.kind, **scaling} if scaling else None,
         "rope_parameters": _parameters(full) | part,
+        **part,  # beside `rope_scaling`, which takes precedence but does not contain it
     }
     if family.local_theta is not None:
         by_type = {kind: _parameters(ropes[kind]) for kind in (FULL, SLIDING)}
