@@ -17,7 +17,8 @@ _FILES = "tokenizer.json, or tokenizer.model of SentencePiece"
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Loads `tokenizer.json` or, if it is missing, the SentencePiece `tokenizer.model`.
+    """Loads `tokenizer.json` or, if it is missing, the SentencePiece `tokenizer.model`, or the
+    vocabulary of a BERT, RoBERTa or GPT-2.
 
     Raises:
         CheckpointError: no tokenizer in the folder, a broken one, or one that needs its own code.
@@ -120,12 +121,31 @@ def _check_file(folder: Path) -> None:
     path = folder / "tokenizer.json"
     if (folder / hub.NO_TOKENIZER).exists():
         raise CheckpointError((folder / hub.NO_TOKENIZER).read_text(encoding="utf-8"))
+    if not path.exists() and _of_early_release(folder):
+        return
     if not path.exists():
         raise CheckpointError(f"{folder}: no tokenizer; expected {_FILES} in the model folder")
     content = files.read_object(path, CheckpointError, "replace the file")
     missing = {"model", "added_tokens"} - set(content)
     if missing:
         raise CheckpointError(f"{path}: {', '.join(sorted(missing))} missing; replace the file")
+
+
+# The files of published BERT, RoBERTa and GPT-2 models that are older than tokenizer.json. Their
+# class decides how text is split, which those of other models do not say.
+_EARLY = {
+    "bert": ("vocab.txt",),
+    "roberta": ("vocab.json", "merges.txt"),
+    "gpt2": ("vocab.json", "merges.txt"),
+}
+
+
+def _of_early_release(folder: Path) -> bool:
+    """Whether `transformers` makes the tokenizer of this folder from its vocabulary."""
+    config = folder / "config.json"
+    kind = hub.read_json(config).get("model_type") if config.is_file() else None
+    wanted = _EARLY.get(kind) if isinstance(kind, str) else None
+    return wanted is not None and all((folder / name).is_file() for name in wanted)
 
 
 def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -154,9 +174,10 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
         raise CheckpointError(
             f"{path}: its pieces cannot be read ({error!s:.80}); add the model's tokenizer.json"
         ) from error
-    control = [p.piece for p in pieces if p.type == _CONTROL]
-    chosen = [p.piece for p in pieces if p.type == _USER and not is_blank(p.piece)]
-    add_unsplit(backend, [*control, *_added(settings, special=True) - {unknown}], chosen)
+    control = {p.piece: None for p in pieces if p.type == _CONTROL}
+    control |= dict.fromkeys(sorted(_added(settings, special=True) - {unknown}))
+    chosen = {p.piece: None for p in pieces if p.type == _USER and not is_blank(p.piece)}
+    add_unsplit(backend, control, [text for text in chosen if text not in control])
     if settings.get("add_bos_token", True):
         backend.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, vocabulary[begin])]
