@@ -279,6 +279,20 @@ def test_the_rotated_share_of_a_head_that_only_the_new_spelling_names():
     assert hf_config.parse(theirs, "x") == config
 
 
+@pytest.mark.parametrize("name", ["phi3_short", "phi3_long"])
+def test_longrope_of_phi3_is_written_as_transformers_4_accepts_it(name):
+    """With three entries, as published; with more only if these say something of their own."""
+    given = cases.read_config(name)
+    config = hf_config.parse(given, name)
+    for source in (given, None):
+        written = hf_config.to_hf_config(config, source, "float32", TOKEN_IDS)
+        assert written["rope_scaling"].keys() == {"type", "short_factor", "long_factor"}
+    given["rope_parameters"] = given["rope_parameters"] | {"attention_factor": 1.5}
+    config = hf_config.parse(given, name)
+    written = hf_config.to_hf_config(config, given, "float32", TOKEN_IDS)
+    assert written["rope_scaling"]["attention_factor"] == 1.5
+
+
 def test_source_attributes_are_carried_through_and_fresh_ones_name_the_tokens():
     config = hf_config.parse(LLAMA, "x")
     carried = hf_config.to_hf_config(config, LLAMA | {"use_cache": False}, "float32", TOKEN_IDS)
