@@ -85,6 +85,20 @@ def test_another_config_is_refused_with_the_keys(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "file", ["samples.jsonl", "rounds/00/evaluation_samples.jsonl", "rounds/01/samples.jsonl"]
+)
+def test_answers_that_would_be_gone_on_with_bind_the_config(file, tmp_path):
+    prepare(tmp_path)
+    answers = tmp_path / file
+    answers.parent.mkdir(parents=True, exist_ok=True)
+    answers.touch()
+    prepare(tmp_path, changed(seed=1))  # nothing has been answered
+    answers.write_text('{"prompt": 0, "candidates": []}\n')
+    with pytest.raises(ConfigError, match="belongs to another config: seed 1 there, 2 here"):
+        prepare(tmp_path, changed(seed=2))
+
+
 def test_many_differences_are_counted_and_missing_keys_named():
     there = {"a": 1, "b": 1, "c": 1, "mesh": {"data": 1}}
     assert config_record.differences(there, {"a": 1.5, "b": True, "d": "x"}) == [

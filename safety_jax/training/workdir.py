@@ -234,7 +234,8 @@ def _has_results(path: Path) -> bool:
         "metrics.jsonl",
         "judgements.jsonl",
         "steps.jsonl",
-        "rounds/*/samples.jsonl",
+        "samples.jsonl",
+        "rounds/*/*samples.jsonl",  # of its prompts, and of those held out, which round 0 begins with
         "responses/*/*.jsonl",
         "runs/*/metrics.jsonl",
     ]
