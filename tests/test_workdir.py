@@ -64,7 +64,7 @@ def test_the_folder_of_another_stage_is_refused_by_its_name(tmp_path):
 
 def test_same_config_continues_and_free_keys_may_differ(tmp_path):
     prepare(tmp_path, ConfigDict(CONFIG))
-    run = prepare(tmp_path, changed(mesh__fsdp=8, log__every_steps=1))
+    run = prepare(tmp_path, changed(mesh__fsdp=8, log__every_steps=1, data__row_tokens=512))
     assert run.continued
     assert len(run.environment()) == 2
     assert json.loads((tmp_path / "config.json").read_text())["mesh"]["fsdp"] == 8

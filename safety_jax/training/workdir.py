@@ -235,7 +235,7 @@ def _has_results(path: Path) -> bool:
         "judgements.jsonl",
         "steps.jsonl",
         "samples.jsonl",
-        "rounds/*/*samples.jsonl",  # of its prompts, and of those held out, which round 0 begins with
+        "rounds/*/*samples.jsonl",  # evaluation_samples.jsonl, too: round 0 has no other
         "responses/*/*.jsonl",
         "runs/*/metrics.jsonl",
     ]
