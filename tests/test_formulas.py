@@ -2,16 +2,20 @@
 
 import dataclasses
 import importlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import dpo
 from safety_jax.models import llama
 from safety_jax.models.decoding import caches
 from safety_jax.planning import abstract, formulas, layouts, sizes
-from safety_jax.stages import learners, planned, planned_passes, precision
+from safety_jax.raft import sampling
+from safety_jax.stages import groups, learners, planned, planned_passes, precision
 from safety_jax.training.footprint import FlopParts
+from tests import tiny_tokenizers
 from tests.planned_runs import asked, programs
 
 
@@ -223,6 +227,19 @@ def test_the_mesh_for_decoding_has_room_for_merged_weights(config, monkeypatch):
     kept = held("continue")
     assert kept == 2 * formulas.all_weights(config)
     assert held("merge") - kept == 2 * formulas.kernel_weights(config)
+
+
+def test_the_length_of_rows_does_not_decide_what_max_flops_pays_for(config):
+    """A later start may change it, and a run is as long as it was."""
+    run = dpo.get_config("demo")
+    run.data.row_tokens = 4 * run.data.max_length
+    base = groups.Base(Path(), config, tiny_tokenizers.qwen(), "stored")
+    side = sampling.as_examples([([1, 2], [3, 4])])
+    lengths = []
+    learners.flops_per_example(
+        run, base, side, side, share=lambda sides, row_tokens: lengths.append(row_tokens)
+    )
+    assert lengths == [run.data.max_length]
 
 
 def test_gradients_of_all_weights_are_exchanged_in_every_microbatch():
