@@ -255,6 +255,14 @@ def test_samples_come_back_and_a_torn_block_does_not(tmp_path):
         round_files.Samples(path, range(5), 2, True)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"round": 1}'])
+def test_an_edited_summary_is_one_line(text, tmp_path):
+    assert round_files.read_summary(tmp_path) is None
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=r"summary.json: .*; put the file back, or use another"):
+        round_files.read_summary(tmp_path)
+
+
 # ---------------------------------------------------------------------------- people
 
 
