@@ -80,6 +80,25 @@ def test_beginnings_that_are_kept_have_no_end():
     assert [(line["response"], line["finish_reason"]) for line in lines] == [("Who", "length")]
 
 
+def test_a_thought_alone_is_no_answer():
+    """Nor are two answers that differ in the thought before them a pair."""
+    thought = "<think>They ask about locks.</think>"
+    cut = ("<think>They ask", "length", True, False, -1.0)
+    ended = (thought, "eos", False, False, 2.0)
+    asking = asked(5, UNSAFE, (f"{thought}{STEPS}", "eos", True, False, 0.5), cut, ended)
+    helping = asked(6, ORDINARY, ended, ("Whole.", "eos", False, False, 0.0))
+    (line,) = collected.pairs([dataclasses.replace(SHOWN, answers=asking.answers,
+                                                   verdicts=asking.verdicts)], 0)  # fmt: skip
+    assert line["rejected"] == STEPS
+    assert collected.pairs([asking], 0) == []  # no safe answer
+    assert [line["response"] for line in collected.kept([helping])] == ["Whole."]
+    assert all(line["response"].strip() for line in collected.judged([asking, helping], 0))
+    same = asked(
+        7, UNSAFE, (f"{thought}{NO}", "eos", True, True, 0.0), (NO, "eos", False, True, 1.0)
+    )
+    assert collected.pairs([same], 0) == []
+
+
 def test_neither_prompt_nor_answer_alone_says_what_is_unsafe():
     lines = collected.judged([BOTH, SHOWN, HELPED], seed=0)
     exchanged = {

@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import prompt_ids, prompts
+from safety_jax.data import prompt_ids, prompts, records, sources
 from safety_jax.data.building import PromptRoom
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, Score, unscored
-from safety_jax.raft import people, prompt_pool, round_files, round_measures, selection
+from safety_jax.raft import (
+    people,
+    prompt_pool,
+    reporting,
+    round_files,
+    round_measures,
+    selection,
+)
 from safety_jax.raft.round_files import Candidate
 from tests import tiny_tokenizers
 
@@ -210,6 +217,8 @@ def test_a_pool_that_is_too_small(tmp_path):
         read_pool(tmp_path, rounds=4)
     drawn = read_pool(tmp_path, rounds=4, reuse=True).draw(3)
     assert len({p.number for p in drawn}) == 8
+    with pytest.raises(DataError, match="20 usable prompts, and every round draws 24"):
+        read_pool(tmp_path, per_round=32, reuse=True)  # or some would be learned twice a round
     with pytest.raises(ConfigError, match=r"data.ordinary is empty; .* 2 prompts a round"):
         read_pool(tmp_path, ordinary=("",))
 
@@ -246,6 +255,14 @@ def test_samples_come_back_and_a_torn_block_does_not(tmp_path):
         round_files.Samples(path, range(5), 2, True)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"round": 1}'])
+def test_an_edited_summary_is_one_line(text, tmp_path):
+    assert round_files.read_summary(tmp_path) is None
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=r"summary.json: .*; put the file back, or use another"):
+        round_files.read_summary(tmp_path)
+
+
 # ---------------------------------------------------------------------------- people
 
 
@@ -279,6 +296,24 @@ def test_people_choose_blind(tmp_path):
     file.write_text(file.read_text(encoding="utf-8-sig").replace("cmd 3,", "cmd 3,x"))
     with pytest.raises(DataError, match=r"line 10: prompt 3 has the choice 'x\d'; expected 1 to 4"):
         people.read(file, asked, texts, seed=0)
+
+
+def test_what_a_request_is_about_and_how_an_answer_ended_go_along(tmp_path):
+    """Alpaca's `input`; and an answer that was cut off, which `rounds` learns without an end."""
+    asked = prompt(0)
+    asked = dataclasses.replace(
+        asked, record=dataclasses.replace(asked.record, context="Some text.")
+    )
+    whole, cut = Candidate("Whole.", (1,), 0.0, "eos"), Candidate("Cut o", (1,), 0.0, "length")
+    people.export(tmp_path / "for_people.csv", [asked], [[whole]], seed=0)
+    assert "=cmd 0\n\nSome text." in (tmp_path / "for_people.csv").read_text(encoding="utf-8-sig")
+    choices = [selection.Selection(k, selection.CHOSEN, ("", "")) for k in (0, 1)]
+    reporting.write(tmp_path, [asked] * 2, [[whole, cut]] * 2, [{}] * 2, [np.zeros(2)] * 2, choices)
+    rows = records.read_records(sources.open_source(str(tmp_path / "selected.jsonl"), "data.train"))
+    assert [(row.messages[-1].content, row.messages[-1].cut) for row in rows] == [
+        ("Whole.", False), ("Cut o", True),
+    ]  # fmt: skip
+    assert {row.messages[0].content for row in rows} == {"=cmd 0\n\nSome text."}
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class Asked:
         fitting = [
             k
             for k, verdict in enumerate(self.verdicts)
-            if self.answers[k].text.strip()
+            if not self.answers[k].empty
             and verdict.unsafe is False
             and (self.is_unsafe or not verdict.refused)
         ]
@@ -79,7 +79,7 @@ class Asked:
         fitting = [
             k
             for k, verdict in enumerate(self.verdicts)
-            if self.answers[k].text.strip()
+            if not self.answers[k].empty
             and (verdict.unsafe is True if self.is_unsafe else verdict.refused)
         ]
         worst = min(fitting, key=lambda k: self.verdicts[k].rank, default=None)
@@ -102,7 +102,7 @@ def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
         if bad is None and not one.is_unsafe and refusals:
             lent = refusals[int(order[borrowed % len(refusals)])]
             bad, borrowed = Candidate.of_reference(lent), borrowed + 1
-        if good is None or bad is None or good.text == bad.text:
+        if good is None or bad is None or good.turn.answer == bad.turn.answer:
             continue
         found.append(
             {
@@ -153,7 +153,7 @@ def judged(asked: Sequence[Asked], seed: int) -> list[Line]:
         _judged(one.prompt, answer.turn.answer, bool(verdict.unsafe), "own")
         for one in asked
         for answer, verdict in zip(one.answers, one.verdicts, strict=True)
-        if verdict.unsafe is not None and answer.text.strip()
+        if verdict.unsafe is not None and not answer.empty
     ]
     found += [
         _judged(one.prompt, one.prompt.reference, False, "demonstration")

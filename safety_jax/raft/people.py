@@ -6,6 +6,7 @@ from pathlib import Path
 from safety_jax.base.errors import DataError
 from safety_jax.data import sheets
 from safety_jax.data.shuffling import permutation
+from safety_jax.raft import judging
 from safety_jax.raft.prompt_pool import Prompt
 from safety_jax.raft.round_files import Candidate
 from safety_jax.raft.selection import CHOSEN, NONE_ACCEPTED, Selection
@@ -25,8 +26,7 @@ def export(
     most = max(len(row) for row in candidates)
     rows = []
     for prompt, row in zip(prompts, candidates, strict=True):
-        asked = prompt.record.messages
-        question = next(m.content for m in reversed(asked) if m.role == "user")
+        question = judging.conversation(prompt, "").question  # with what the request is about
         shown = [row[k].turn.answer for k in shuffled(prompt, len(row), seed)]
         # Spreadsheets, and `sheets.read`, expect the same number of cells in every row.
         rows.append([prompt.number, question, "", *shown, *[""] * (most - len(row))])

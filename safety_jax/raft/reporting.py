@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from safety_jax.data.parsing import CUT_OFF
 from safety_jax.judges.judge import Score
 from safety_jax.judges.ledger import as_json
 from safety_jax.models import llama
@@ -48,9 +49,12 @@ def write(
             }
         )
         if choice.index is not None:
-            messages = judging.answered(prompt, answers[choice.index].text).messages
-            turns = [{"role": m.role, "content": m.content} for m in messages]
-            selected.append({"messages": turns})
+            best = answers[choice.index]
+            turns = [{"role": m.role, "content": m.content} for m in asked.prompt]
+            turns.append({"role": "assistant", "content": best.text})
+            # Whoever learns from this row does not learn to end where the answer was cut off.
+            ending = CUT_OFF if best.finish == "length" else "stop"
+            selected.append({"messages": turns, "finish_reason": ending})
     round_files.write_lines(path / "candidates.jsonl", everything)
     round_files.write_lines(path / "selected.jsonl", selected)
 

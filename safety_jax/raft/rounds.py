@@ -9,6 +9,7 @@ import functools
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,11 @@ def _learn(
     if jax.process_index() == 0:
         reporting.write(path, drawn, candidates, rows, log_ratios, choices)
     with clock("training"):
-        tuned = parts.tuner.tune(path, number, chosen, weights) if chosen else Tuned(
-            weights, 0, 0, 0.0, {}
-        )  # fmt: skip
+        if chosen:
+            tuned = parts.tuner.tune(path, number, chosen, weights)
+        else:
+            tuned = Tuned(weights, 0, 0, 0.0, {}, _nothing_chosen(choices))
+            parts.say(f"warning: {title}: {tuned.remark}")
         if tuned is None:
             return None
     return tuned.weights, {
@@ -174,6 +177,17 @@ def _learn(
         "optimizer_steps": tuned.steps,
         **({"remark": tuned.remark} if tuned.remark else {}),
     }
+
+
+def _nothing_chosen(choices: Sequence[Selection]) -> str:
+    """A warning about a round in which no candidate was chosen."""
+    found = Counter(verdict for choice in choices for verdict in choice.verdicts if verdict)
+    why = ", ".join(f"{count:,} {verdict}" for verdict, count in found.most_common())
+    return (
+        f"no candidate was chosen{f' ({why})' if why else ''}, so nothing is learned; sample more "
+        "candidates, look at candidates.jsonl and at the thresholds of raft.accept, or begin with "
+        "a model that gives such answers"
+    )
 
 
 # ---------------------------------------------------------------------------- phases
