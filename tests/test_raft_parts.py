@@ -15,7 +15,17 @@ from safety_jax.data.contamination import HeldApart
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.data.text_rules import FIXED
-from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, Score, unscored
+from safety_jax.judges.judge import (
+    BETTER,
+    HARMFUL,
+    REFUSING,
+    SAFER,
+    JudgeCard,
+    Score,
+    scored,
+    unscored,
+)
+from safety_jax.maths import statistics
 from safety_jax.raft import (
     people,
     prompt_pool,
@@ -358,6 +368,16 @@ def test_distance_on_paper():
     rows = [[Candidate("", (1, 2), -1.0, "eos"), Candidate("", (3,), -2.0, "eos")]]
     found = round_measures.measure_distance(rows, [np.array([1.0, 2.0])])
     assert found == {"kl_to_start": 1.5, "kl_to_start_per_token": 1.0}
+
+
+def test_equal_prompts_are_one_cluster_of_the_safe_share():
+    """A file of pairs has each prompt four times; greedy answers to it, and scores, are equal."""
+    judge = card("guard", HARMFUL, 0.5)
+    scores = [scored(value) for value in np.repeat([0.1, 0.9, 0.2], 4)] + [unscored("no answer")]
+    for asked, trials in ((np.repeat(np.arange(4), 4)[:13], 3), (np.arange(13), 12)):
+        found = round_measures.measure_answers(judge, scores, asked)
+        assert (found["safe"], found["safe_share"], found["unscored"]) == (8, 8 / 12, 1)
+        assert found["safe_share_95"] == pytest.approx(statistics.wilson(trials * 2 // 3, trials))
 
 
 def test_alarms():

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from safety_jax.base import files, hosts
-from safety_jax.judges.judge import Score
+from safety_jax.judges.judge import Score, clusters_of
 from safety_jax.judges.ledger import as_json
 from safety_jax.models.decoding import layout
 from safety_jax.models.model import Model
@@ -316,17 +316,18 @@ def _evaluate(
                 )
             ],
         )
+    places: dict[str, list[int]] = {}
+    for i, prompt in enumerate(asked):
+        places.setdefault(prompt.group, []).append(i)
+    prompts = {
+        source: clusters_of([conversations[i] for i in own]) for source, own in places.items()
+    }
     return {
         name: {
             source: round_measures.measure_answers(
-                card,
-                [
-                    s
-                    for s, prompt in zip(scores[name], asked, strict=True)
-                    if prompt.group == source
-                ],
+                card, [scores[name][i] for i in own], prompts[source]
             )
-            for source in dict.fromkeys(prompt.group for prompt in asked)
+            for source, own in places.items()
         }
         for name, card in parts.judges.cards.items()
     }
