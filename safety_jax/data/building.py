@@ -25,12 +25,14 @@ class Encoded:
 
     Attributes:
         answer: marks tokens of answers, regardless of which are trained.
+        begin: number of leading tokens that are never cut, such as BOS.
         notes: keys of `text_rules.NOTES`.
         begun: number of tokens of another answer in front of the last one.
     """
 
     ids: list[int]
     answer: list[bool]
+    begin: int
     notes: frozenset[str] = frozenset()
     begun: int = 0
 
@@ -45,17 +47,16 @@ class Encoded:
         self.answer[first : first + self.begun] = [False] * self.begun
 
 
-def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:
+def shorten(encoded: Encoded, surplus: int, max_length: int) -> list[str]:
     """Shortens an example to `max_length` tokens, in place; returns which parts were cut.
 
     Args:
         surplus: tokens to remove; for a side of a pair, those of the longer side.
-        begin: number of leading tokens that stay.
     """
     if surplus <= 0:
         return []
     cut = []
-    prompt = encoded.prompt_length
+    prompt, begin = encoded.prompt_length, encoded.begin
     keep = max(min(prompt, max(max_length // 4, begin, 1)), prompt - surplus)
     if keep < prompt:
         del encoded.ids[begin : begin + prompt - keep]
@@ -178,14 +179,12 @@ class Limits:
         max_length: most tokens of a side, including its end.
         overlong_prompt: "error", or "skip" to leave out rows whose prompt alone fills the room.
         vocabulary_size: rows of the model's embedding.
-        begin: number of tokens at the beginning of every text, which are never cut.
         end: ids to append to every text once it is cut.
     """
 
     max_length: int
     overlong_prompt: str
     vocabulary_size: int
-    begin: int
     end: tuple[int, ...] = ()
 
     @property
@@ -246,7 +245,7 @@ class SidesBuilder:
             self._too_long += 1
             return self._leave_out(where, f"its prompt has {prompt} tokens")
         surplus = max(len(side.ids) for side in sides) - limits.room
-        cuts = [shorten(side, surplus, limits.room, limits.begin) for side in sides]
+        cuts = [shorten(side, surplus, limits.room) for side in sides]
         if self._distinct and len(sides) == 2 and sides[0].ids == sides[1].ids:
             why = f"its answers do not differ within data.max_length={limits.max_length}"
             if self._bad_rows == "error":

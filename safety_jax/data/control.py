@@ -65,6 +65,7 @@ class ControlTokens:
         self.texts = sorted(special | _between_turns(tokenizer, others), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self.texts)) or "(?!)")
         self._words = {text: word(number) for number, text in enumerate(self.texts)}
+        self._begin = self._words.get(str(tokenizer.bos_token or ""))
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._inputs = list(tokenizer.model_input_names)
         self._name = tokenizer.name_or_path or "the tokenizer"
@@ -80,6 +81,10 @@ class ControlTokens:
     def encode(self, text: str) -> str:
         """A template's text, with code words in place of control tokens."""
         return self._pattern.sub(lambda found: self._words[found.group()], text)
+
+    def begins(self, text: str) -> bool:
+        """Whether an encoded text begins with BOS."""
+        return self._begin is not None and text.startswith(self._begin)
 
     def decode(self, text: str) -> str:
         """Undoes `encode`, for people to read."""

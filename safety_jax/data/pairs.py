@@ -173,7 +173,7 @@ def encode_pairs(
     """
     begin, template = encoding.check(), encoding.template
     limits = building.Limits(
-        encoding.max_length, encoding.overlong_prompt, encoding.vocabulary_size, len(begin)
+        encoding.max_length, encoding.overlong_prompt, encoding.vocabulary_size
     )
     sides = building.SidesBuilder(
         2, limits, rules=template.rules, bad_rows=bad_rows, skipped=skipped, distinct=distinct
