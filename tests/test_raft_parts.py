@@ -9,14 +9,22 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import prompt_ids, prompts
+from safety_jax.data import prompt_ids, prompts, records, sources
 from safety_jax.data.building import PromptRoom
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.data.text_rules import FIXED
 from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, Score, unscored
-from safety_jax.raft import people, prompt_pool, round_files, round_measures, selection
+from safety_jax.raft import (
+    judging,
+    people,
+    prompt_pool,
+    reporting,
+    round_files,
+    round_measures,
+    selection,
+)
 from safety_jax.raft.round_files import Candidate
 from tests import tiny_tokenizers
 
@@ -279,6 +287,45 @@ def test_people_choose_blind(tmp_path):
     file.write_text(file.read_text(encoding="utf-8-sig").replace("cmd 3,", "cmd 3,x"))
     with pytest.raises(DataError, match=r"line 10: prompt 3 has the choice 'x\d'; expected 1 to 4"):
         people.read(file, asked, texts, seed=0)
+
+
+ABOUT = prompt_pool.Prompt(
+    3, "ordinary",
+    Record(
+        (
+            Message("user", "Sum up."), Message("assistant", "What?", learned=False),
+            Message("user", "This."), Message("assistant", "It is lo", cut=True),
+        ),
+        "A long text.", "s", "row 3",
+    ),
+    [1], "It is lo",
+)  # fmt: skip
+
+
+def test_people_read_all_that_the_model_read(tmp_path):
+    people.export(tmp_path / "sheet.csv", [ABOUT], [[Candidate("-", (1,), 0.0, "eos")]], seed=0)
+    with open(tmp_path / "sheet.csv", newline="", encoding="utf-8-sig") as opened:
+        (row,) = csv.DictReader(opened)
+    assert row["prompt"] == "[user] Sum up.\n\nA long text.\n\n[assistant] What?\n\n[user] This."
+
+
+@pytest.mark.parametrize(
+    ("candidate", "finish"),
+    [
+        (Candidate("It is lo", (1,), 0.0, "length"), "length"),
+        (Candidate("It is long.", (1,), 0.0, "eos"), "stop"),
+        (Candidate.of_reference("It is lo"), "length"),  # as its row says
+    ],
+)
+def test_what_a_round_selects_is_read_as_the_round_learned_it(candidate, finish, tmp_path):
+    chosen = selection.Selection(0, selection.CHOSEN, ("",))
+    reporting.write(tmp_path, [ABOUT], [[candidate]], [{}], [np.zeros(1)], [chosen])
+    (row,) = map(json.loads, (tmp_path / "selected.jsonl").read_text().splitlines())
+    assert row["finish_reason"] == finish
+    (read,) = records.read_records(sources.open_source(str(tmp_path / "selected.jsonl")))
+    learned = judging.to_learn(ABOUT, candidate)
+    assert read.messages[0].content == "Sum up.\n\nA long text."
+    assert read.messages[1:] == learned.messages[1:] and learned.context
 
 
 @pytest.mark.parametrize(

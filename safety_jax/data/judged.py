@@ -250,9 +250,7 @@ def encode_answers(
     """
     encode.check_choice("data.overlong_prompt", overlong_prompt, ("error", "skip"))
     frame = wording.frame
-    limits = building.Limits(
-        max_length, overlong_prompt, vocabulary_size, tuple(frame.end)
-    )
+    limits = building.Limits(max_length, overlong_prompt, vocabulary_size, tuple(frame.end))
     if limits.room < 2:
         raise ConfigError(
             f"data.max_length is {max_length}; expected at least {2 + len(frame.end)}"
