@@ -57,13 +57,14 @@ _VERDICTS = frozenset(VERDICTS) - {"weight"}
 
 def flag_of(row: Row, column: str) -> bool:
     """Whether a column is true; a BadRow if it is neither true nor false."""
-    value = _flag(row.get(column))
+    value = as_flag(row.get(column))
     if value is None:
         raise BadRow(f"{column!r} is {row.get(column)!r:.80}; expected true or false")
     return value
 
 
-def _flag(value: Any) -> bool | None:
+def as_flag(value: Any) -> bool | None:
+    """Whether a value is true; None if it is neither true nor false."""
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
     # A CSV file has no booleans.
@@ -206,7 +207,7 @@ def _says_bad(row: Row, column: str, own: tuple[str, ...]) -> bool:
     value = row[column]
     if (bad := _word(value, _WORDS)) is not None:
         return bad
-    flag = _flag(value)
+    flag = as_flag(value)
     is_kto = column == "label" and "completion" in own  # TRL's columns
     if column == "label" and not is_kto:
         if flag is None and value != -1:
