@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from safety_jax.base.errors import DataError
 from safety_jax.data import text_rules
 from safety_jax.data.examples import Counts, Examples
-from safety_jax.data.records import Pair, Rated
+from safety_jax.data.records import Labelled, Pair, Rated
 from safety_jax.data.sources import Skipped
 from safety_jax.data.text_rules import TextRules
 
@@ -206,7 +206,8 @@ class SidesBuilder:
         rules: how texts are read; they decide whether a row that cannot be encoded is left out.
         bad_rows: "skip" leaves out rows whose two answers are equal once cut, "error" raises.
         skipped: receives the rows that are left out, with the reason.
-        distinct: two answers must differ.
+        compared: the sides are answers that are compared. They must differ, and the prompt loses
+            the same number of tokens on all sides, as many as the longest side needs.
     """
 
     def __init__(
@@ -217,17 +218,15 @@ class SidesBuilder:
         rules: TextRules,
         bad_rows: str,
         skipped: list[Skipped],
-        distinct: bool = True,
+        compared: bool = True,
     ):
         self._builders = [Builder() for _ in range(sides)]
         self._limits, self._rules, self._bad_rows = limits, rules, bad_rows
-        self._skipped, self._distinct = skipped, distinct
+        self._skipped, self._compared = skipped, compared
         self._rows = self._too_long = 0
 
-    def add(self, row: Pair | Rated, found: Sequence[Encoded | DataError]) -> bool:
+    def add(self, row: Pair | Rated | Labelled, found: Sequence[Encoded | DataError]) -> bool:
         """Adds the sides of a row; returns False if it leaves the row out.
-
-        The prompt loses the same number of tokens on all sides, as many as the longest side needs.
 
         Raises:
             DataError: the row cannot be used, and its source or the config does not allow to leave
@@ -244,9 +243,14 @@ class SidesBuilder:
         if not limits.prompts.takes(where, prompt):
             self._too_long += 1
             return self._leave_out(where, f"its prompt has {prompt} tokens")
-        surplus = max(len(side.ids) for side in sides) - limits.room
-        cuts = [shorten(side, surplus, limits.room) for side in sides]
-        if self._distinct and len(sides) == 2 and sides[0].ids == sides[1].ids:
+        lengths = [len(side.ids) for side in sides]
+        if self._compared:
+            lengths = [max(lengths)] * len(sides)
+        cuts = [
+            shorten(side, length - limits.room, limits.room)
+            for side, length in zip(sides, lengths, strict=True)
+        ]
+        if self._compared and len(sides) == 2 and sides[0].ids == sides[1].ids:
             why = f"its answers do not differ within data.max_length={limits.max_length}"
             if self._bad_rows == "error":
                 raise DataError(
