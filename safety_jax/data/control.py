@@ -41,6 +41,13 @@ def word(number: int) -> str:
     return f"{SECRET}{number:06d}"
 
 
+def find_last(text: str, code: str) -> int:
+    """Where a text last stands in a coded one, outside code words, whose digits it may spell; -1 if
+    nowhere."""
+    # Texts of rows hold no halves of surrogate pairs.
+    return WORD.sub(lambda found: "\ud800" * len(found.group()), code).rfind(text)
+
+
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> "ControlTokens":
     """The control tokens of a tokenizer; cached until the tokenizer changes."""
     state = len(tokenizer), tokenizer.chat_template
