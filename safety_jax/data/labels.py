@@ -1,6 +1,10 @@
 """Labels of rows: unsafe or not, to be learned or not, kinds of harm."""
 
+import ast
+import contextlib
 import dataclasses
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +43,11 @@ _WORDS = NAMES | {
     "desirable": False, "chosen": False, "good": False,
 }  # fmt: skip
 
-_FLAGS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+_FLAGS = {
+    "true": True, "yes": True, "1": True, "1.0": True,  # as pandas writes 1 beside empty cells
+    "false": False, "no": False, "0": False, "0.0": False,
+}  # fmt: skip
+_MISSING = (None, "")  # an empty cell of a CSV file says nothing
 # Columns that say whether the only answer of a row is good, or bad.
 _GOOD = (
     "is_safe", "is_response_safe", "safe", "desirable", "is_desirable", "kto_tag", "train",
@@ -100,7 +108,7 @@ def unsafe_of_both(row: Row) -> tuple[bool, bool] | None:
     found = {
         names: tuple(flag_of(row, name) == unsafe for name in names)
         for names, unsafe in _UNSAFE.items()
-        if any(row.get(name) is not None for name in names)
+        if any(row.get(name) not in _MISSING for name in names)
     }
     if len(set(found.values())) > 1:
         raise BadRow(f"{' and '.join(name for name, _ in found)} contradict each other")
@@ -109,8 +117,8 @@ def unsafe_of_both(row: Row) -> tuple[bool, bool] | None:
 
 def categories_of(row: Row, column: str) -> tuple[str, ...]:
     """A name, a list of names, or a mapping from name to whether it holds."""
-    value = row.get(column)
-    if value is None or value == "":
+    value = _spelled(row.get(column))
+    if value in _MISSING:
         return ()
     if isinstance(value, Mapping):
         return tuple(sorted(name for name, holds in value.items() if holds))
@@ -118,6 +126,27 @@ def categories_of(row: Row, column: str) -> tuple[str, ...]:
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return tuple(sorted(set(names)))
     raise BadRow(f"{column!r} is {type(value).__name__}; expected a name or a list of names")
+
+
+def _spelled(value: Any) -> Any:
+    """The names that a text spells as a list or a mapping, in JSON or as pandas writes them into a
+    CSV file; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = read(value.strip())
+            if isinstance(found, list | dict) and all(isinstance(name, str) for name in found):
+                return found
+    return value
+
+
+def number_of(row: Row, column: str, expected: str = "a number") -> float:
+    """The number in a column; a BadRow if there is none."""
+    value = _number(row.get(column))
+    if value is None or not math.isfinite(value):
+        raise BadRow(f"{column!r} is {row.get(column)!r:.80}; expected {expected}")
+    return value
 
 
 # ---------------------------------------------------------------------------- not to be learned
@@ -139,7 +168,7 @@ def refuse_unwanted(row: Row, own: tuple[str, ...], labels: Labels) -> None:
     if labels.unsafe is not None and labels.unsafe[0]:
         raise UnwantedRow("its answer is labelled unsafe")
     for column in sorted(_VERDICTS & row.keys()):
-        if column in own or row[column] is None or row[column] == "":
+        if column in own or row[column] in _MISSING:
             continue
         if _says_bad(row, column, own):
             raise UnwantedRow(f"{column!r} is {row[column]!r:.40}: not an answer to learn")
@@ -147,7 +176,7 @@ def refuse_unwanted(row: Row, own: tuple[str, ...], labels: Labels) -> None:
 
 def refuse_weightless(row: Row, own: tuple[str, ...] = ()) -> None:
     """Raises an UnwantedRow for a row of weight 0, a BadRow for one that is neither 0 nor 1."""
-    if "weight" in own or row.get("weight") is None:
+    if "weight" in own or row.get("weight") in _MISSING:
         return
     try:
         weight = flag_of(row, "weight")

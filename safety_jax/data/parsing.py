@@ -188,7 +188,8 @@ def _with_kind(parsed: Parsed, row: Row) -> Parsed:
     kind = row.get("category")
     if parsed.labels.categories or not isinstance(kind, str) or not kind:
         return parsed
-    labels = dataclasses.replace(parsed.labels, categories=(kind,))
+    kinds = labelling.categories_of(row, "category")
+    labels = dataclasses.replace(parsed.labels, categories=kinds)
     return dataclasses.replace(parsed, labels=labels)
 
 
