@@ -13,7 +13,15 @@ from safety_jax.data import attachments, column_names, forms, threads
 from safety_jax.data import labels as labelling
 from safety_jax.data.formats import catalogue
 from safety_jax.data.formats.row_format import SYSTEM, Format, Parsed
-from safety_jax.data.messages import BadRow, Message, UnwantedRow, is_blank, says_no_input, text_of
+from safety_jax.data.messages import (
+    BadRow,
+    Message,
+    UnwantedRow,
+    is_blank,
+    same_words,
+    says_no_input,
+    text_of,
+)
 from safety_jax.data.other_tools import FINISHES
 from safety_jax.data.remarks import Remarks
 from safety_jax.data.sources import Skipped, Source
@@ -299,7 +307,7 @@ def needs_two_answers(parsed: Parsed) -> None:
         raise BadRow("no rejected answer; preference rows need one")
     _ends_with_answer(parsed.rejected)
     _check_turns(parsed.prompt + parsed.rejected)
-    if parsed.chosen == parsed.rejected:
+    if same_words(parsed.chosen, parsed.rejected):
         raise BadRow("chosen and rejected are equal, so nothing is preferred")
 
 
