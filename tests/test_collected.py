@@ -72,6 +72,22 @@ def test_ordinary_answers_are_kept_finished_ones_first():
     assert [line["finish_reason"] for line in lines] == ["stop", "length"]
 
 
+def test_an_answer_that_ends_in_its_thought_is_no_answer():
+    thought = asked(5, ORDINARY, ("<think>So, the", "length", False, False, 1.0))
+    unsafe = asked(6, UNSAFE, ("<think>So, the", "length", True, False, 1.0), reference=NO)
+    assert collected.kept([thought]) == [] == collected.pairs([thought, unsafe], seed=0)
+    assert "" not in [line["response"] for line in collected.judged([thought, unsafe], seed=0)]
+
+
+def test_a_demonstration_that_was_cut_off_stays_cut_off():
+    last = Message("assistant", SHOWN.prompt.reference, cut=True)
+    record = SHOWN.prompt.record
+    record = dataclasses.replace(record, messages=(*record.messages, last))
+    shown = dataclasses.replace(SHOWN, prompt=dataclasses.replace(SHOWN.prompt, record=record))
+    demonstrated, helped = collected.pairs([shown, HELPED], seed=0)
+    assert demonstrated["chosen_finish_reason"] == helped["rejected_finish_reason"] == "length"
+
+
 def test_beginnings_that_are_kept_have_no_end():
     lines = collected.kept([BOTH, HELPED, DENIED], lambda answer: answer[:6])
     assert [line["response"] for line in lines] == ["Whole.", "Of cou"]

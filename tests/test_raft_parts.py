@@ -27,6 +27,7 @@ from safety_jax.judges.judge import (
 )
 from safety_jax.maths import statistics
 from safety_jax.raft import (
+    judging,
     people,
     prompt_pool,
     reporting,
@@ -308,22 +309,43 @@ def test_people_choose_blind(tmp_path):
         people.read(file, asked, texts, seed=0)
 
 
-def test_what_a_request_is_about_and_how_an_answer_ended_go_along(tmp_path):
-    """Alpaca's `input`; and an answer that was cut off, which `rounds` learns without an end."""
-    asked = prompt(0)
-    asked = dataclasses.replace(
-        asked, record=dataclasses.replace(asked.record, context="Some text.")
-    )
-    whole, cut = Candidate("Whole.", (1,), 0.0, "eos"), Candidate("Cut o", (1,), 0.0, "length")
-    people.export(tmp_path / "for_people.csv", [asked], [[whole]], seed=0)
-    assert "=cmd 0\n\nSome text." in (tmp_path / "for_people.csv").read_text(encoding="utf-8-sig")
-    choices = [selection.Selection(k, selection.CHOSEN, ("", "")) for k in (0, 1)]
-    reporting.write(tmp_path, [asked] * 2, [[whole, cut]] * 2, [{}] * 2, [np.zeros(2)] * 2, choices)
-    rows = records.read_records(sources.open_source(str(tmp_path / "selected.jsonl"), "data.train"))
-    assert [(row.messages[-1].content, row.messages[-1].cut) for row in rows] == [
-        ("Whole.", False), ("Cut o", True),
-    ]  # fmt: skip
-    assert {row.messages[0].content for row in rows} == {"=cmd 0\n\nSome text."}
+ABOUT = prompt_pool.Prompt(
+    3, "ordinary",
+    Record(
+        (
+            Message("user", "Sum up."), Message("assistant", "What?", learned=False),
+            Message("user", "This."), Message("assistant", "It is lo", cut=True),
+        ),
+        "A long text.", "s", "row 3",
+    ),
+    [1], "It is lo",
+)  # fmt: skip
+
+
+def test_people_read_all_that_the_model_read(tmp_path):
+    people.export(tmp_path / "sheet.csv", [ABOUT], [[Candidate("-", (1,), 0.0, "eos")]], seed=0)
+    with open(tmp_path / "sheet.csv", newline="", encoding="utf-8-sig") as opened:
+        (row,) = csv.DictReader(opened)
+    assert row["prompt"] == "[user] Sum up.\n\nA long text.\n\n[assistant] What?\n\n[user] This."
+
+
+@pytest.mark.parametrize(
+    ("candidate", "finish"),
+    [
+        (Candidate("It is lo", (1,), 0.0, "length"), "length"),
+        (Candidate("It is long.", (1,), 0.0, "eos"), "stop"),
+        (Candidate.of_reference("It is lo"), "length"),  # as its row says
+    ],
+)
+def test_what_a_round_selects_is_read_as_the_round_learned_it(candidate, finish, tmp_path):
+    chosen = selection.Selection(0, selection.CHOSEN, ("",))
+    reporting.write(tmp_path, [ABOUT], [[candidate]], [{}], [np.zeros(1)], [chosen])
+    (row,) = map(json.loads, (tmp_path / "selected.jsonl").read_text().splitlines())
+    assert row["finish_reason"] == finish
+    (read,) = records.read_records(sources.open_source(str(tmp_path / "selected.jsonl")))
+    learned = judging.to_learn(ABOUT, candidate)
+    assert read.messages[0].content == "Sum up.\n\nA long text."
+    assert read.messages[1:] == learned.messages[1:] and learned.context
 
 
 @pytest.mark.parametrize(

@@ -93,15 +93,15 @@ def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
     else a demonstration that was written for an unsafe request. The model can then tell the two
     kinds of prompts apart only by what they ask for.
     """
-    refusals = [one.prompt.reference for one in asked if one.is_unsafe and one.prompt.reference]
+    refusals = [one.prompt for one in asked if one.is_unsafe and one.prompt.reference]
     order = permutation(len(refusals), seed=seed, stream=_STREAM)
     found: list[Line] = []
     borrowed = 0
     for one in asked:
-        good, bad = one.good(), one.bad()
+        good, bad, bad_of = one.good(), one.bad(), one.prompt
         if bad is None and not one.is_unsafe and refusals:
-            lent = refusals[int(order[borrowed % len(refusals)])]
-            bad, borrowed = Candidate.of_reference(lent), borrowed + 1
+            bad_of = refusals[int(order[borrowed % len(refusals)])]
+            bad, borrowed = Candidate.of_reference(bad_of.reference), borrowed + 1
         if good is None or bad is None or good.turn.answer == bad.turn.answer:
             continue
         found.append(
@@ -111,8 +111,8 @@ def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
                 "rejected": bad.turn.answer,
                 "chosen_unsafe": False,
                 "rejected_unsafe": one.is_unsafe,
-                "chosen_finish_reason": _ending(good),
-                "rejected_finish_reason": _ending(bad),
+                "chosen_finish_reason": _ending(one.prompt, good),
+                "rejected_finish_reason": _ending(bad_of, bad),
                 "category": one.prompt.group,
             }
         )
@@ -137,7 +137,7 @@ def kept(asked: Sequence[Asked], first: Callable[[str], str] = str) -> list[Line
             {
                 "prompt": _messages(one.prompt),
                 "response": beginning,
-                "finish_reason": _ending(good) if beginning == answer else CUT_OFF,
+                "finish_reason": _ending(one.prompt, good) if beginning == answer else CUT_OFF,
             }
         )
     return found
@@ -189,8 +189,8 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in asked]
 
 
-def _ending(answer: Candidate) -> str:
-    return CUT_OFF if answer.finish == "length" else "stop"
+def _ending(prompt: Prompt, answer: Candidate) -> str:
+    return CUT_OFF if judging.is_cut(prompt, answer) else "stop"
 
 
 def count(lines: Sequence[Line], column: str) -> Mapping[Any, int]:

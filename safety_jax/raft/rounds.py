@@ -152,7 +152,7 @@ def _learn(
     if choices is None:
         return None
     chosen = [
-        judging.answered(prompt, row[choice.index].text, cut=row[choice.index].finish == "length")
+        judging.to_learn(prompt, row[choice.index])
         for prompt, row, choice in zip(drawn, candidates, choices, strict=True)
         if choice.index is not None
     ]
