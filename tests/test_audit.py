@@ -265,18 +265,18 @@ def test_agreement_and_confidence():
     open_ = findings.agreements(card(HARMFUL, None), scores, truths, range(18), evidence, {}, by)
     assert (open_[0].n, open_[0].auc, open_[0].found.accuracy) == (14, whole.auc, None)
     assert open_[0].wording == whole.auc
-    sure = findings.confidence(card(), scores, truths, bins=5)
+    sure = findings.confidence(card(), scores, truths, by.clusters, bins=5)
     assert sum(count for _, _, count in sure.bins) == 14
     kept = [(s.value, t) for s, t in zip(scores, truths, strict=True) if s.value and t is not None]
     odds = np.array([np.log(v / (1 - v)) for v, _ in kept])
     found = calibration.reliability(odds, np.array([t for _, t in kept]), bins=5)
     assert sure.error == pytest.approx(found.error)
-    assert findings.confidence(card(model=""), scores, truths, bins=5) is None
+    assert findings.confidence(card(model=""), scores, truths, by.clusters, bins=5) is None
     # Scores of a trained judge are log-odds already.
     raw = [s if s.value is None else scored(float(np.log(s.value / (1 - s.value)))) for s in scores]
     free = dataclasses.replace(card(), low=None, high=None)
-    assert findings.confidence(free, raw, truths, bins=5) is None
-    same = findings.confidence(free, raw, truths, bins=5, log_odds=True)
+    assert findings.confidence(free, raw, truths, by.clusters, bins=5) is None
+    same = findings.confidence(free, raw, truths, by.clusters, bins=5, log_odds=True)
     assert (same.error, same.temperature) == pytest.approx((sure.error, sure.temperature))
 
 

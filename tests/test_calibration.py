@@ -45,7 +45,7 @@ def test_auc_needs_both():
 
 
 def test_reliability_by_hand():
-    """σ(±0.2) = .55 in the first of two bins, σ(±2) = .88 in the second; ties predict 0."""
+    """σ(±0.2) = .55 in the first of two bins, σ(±2) = .88 in the second."""
     scores = np.array([0.2, -0.2, 2.0, 2.0, -2.0, 2.0])
     outcomes = np.array([True, True, True, True, False, False])
     found = calibration.reliability(scores, outcomes, bins=2)
@@ -60,7 +60,15 @@ def test_empty_bins_are_left_out_and_the_ends_belong_somewhere():
     found = calibration.reliability(np.array([0.0, 900.0]), np.array([False, True]), bins=10)
     np.testing.assert_array_equal(found.count, [1, 1])
     np.testing.assert_allclose(found.confidence, [0.5, 1.0])
-    assert found.error == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("outcome", [True, False])
+def test_a_score_of_zero_is_half_right(outcome):
+    """Two answers of one score, as two that were cut to the same words: a coin is right on half of
+    such pairs, so a judge that is sure of nothing is calibrated."""
+    found = calibration.reliability(np.zeros(8), np.full(8, outcome), bins=10)
+    np.testing.assert_allclose([found.confidence[0], found.accuracy[0]], 0.5)
+    assert found.error == 0
 
 
 def test_true_probabilities_are_calibrated():
@@ -98,7 +106,7 @@ def test_temperature_without_a_best_one_is_an_end_of_the_range():
 def test_cross_fitting_scales_each_half_by_the_other():
     scores, outcomes = drawn(4000, spread=3.0)
     before = calibration.reliability(scores, outcomes, bins=10).error
-    error, nll = calibration.cross_fitted(scores, outcomes, bins=10)
+    error, nll = calibration.cross_fitted(scores, outcomes, np.arange(4000), bins=10)
     assert error < 0.05 < before
     order = np.r_[np.flatnonzero(~outcomes), np.flatnonzero(outcomes)]
     first, second = order[::2], order[1::2]
@@ -106,7 +114,20 @@ def test_cross_fitting_scales_each_half_by_the_other():
     scaled[first] /= calibration.temperature(scores[second], outcomes[second])
     scaled[second] /= calibration.temperature(scores[first], outcomes[first])
     assert nll == pytest.approx(calibration.nll(scaled, outcomes))
-    assert calibration.cross_fitted(scores[:3], outcomes[:3], bins=10) == (None, None)
+    few = scores[:3], outcomes[:3], np.arange(3)
+    assert calibration.cross_fitted(*few, bins=10) == (None, None)
+
+
+def test_no_prompt_is_in_both_halves():
+    """Each prompt has four answers of equal score and outcome: the temperature of either half says
+    nothing about the other's prompts, which a file in another order does not change."""
+    random = np.random.default_rng(0)
+    prompts = np.repeat(np.arange(12), 4)
+    scores, outcomes = np.repeat(2 * random.standard_normal(12), 4), np.repeat(np.arange(12) < 5, 4)
+    found = calibration.cross_fitted(scores, outcomes, prompts, bins=10)
+    alone = calibration.cross_fitted(scores[::4], outcomes[::4], np.arange(12), bins=10)
+    assert found == pytest.approx(alone)
+    assert calibration.cross_fitted(scores[:12], outcomes[:12], prompts[:12], bins=10)[0] is None
 
 
 def test_halves_have_both_outcomes_in_a_file_that_alternates():
@@ -122,7 +143,7 @@ def test_halves_have_both_outcomes_in_a_file_that_alternates():
     scores, outcomes = scores[order], outcomes[order]
     assert outcomes[::2].all() and not outcomes[1::2].any()
     assert calibration.temperature(scores, outcomes) == pytest.approx(1.0, abs=0.05)
-    error, nll = calibration.cross_fitted(scores, outcomes, bins=10)
+    error, nll = calibration.cross_fitted(scores, outcomes, np.arange(len(scores)), bins=10)
     assert error is not None and error < 0.02
     assert nll == pytest.approx(calibration.nll(scores, outcomes), rel=0.01)
 

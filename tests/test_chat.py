@@ -273,6 +273,12 @@ def test_a_template_is_continued_where_its_last_turn_ends():
     )
 
 
+@pytest.mark.parametrize("digit", list("0123456789"))
+def test_a_digit_is_continued_behind_itself(digit):
+    chat = prompts.load_template("chat", tokenizer(kinds.HEADERS)).chat
+    assert chat.begun(turns("Q", digit)).endswith(f"\n\n{digit}")
+
+
 def test_a_text_that_says_what_a_template_looks_for_is_followed():
     said = turns("What does </think> mean?", "It ends <think>.")
     assert learned(write(kinds.THINKS, said)) == [f"{EMPTY}It ends <think>.<|im_end|>"]

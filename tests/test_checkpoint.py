@@ -197,6 +197,20 @@ def test_when_no_checkpoint_is_left_a_line_says_so(tmp_path):
         assert checkpoints.newest_intact() is None
 
 
+def test_sums_of_a_removed_checkpoint_do_not_condemn_the_next_of_its_step(tmp_path, monkeypatch):
+    """It was removed, as a message advises, and the run is killed before new sums are there."""
+    folder, state = tmp_path / "checkpoints", {"x": jnp.zeros(2)}
+    with Checkpoints(folder, 1, None) as checkpoints:
+        checkpoints.save(5, state, {}, {})
+    shutil.rmtree(folder / "5")
+    with Checkpoints(folder, 1, None) as checkpoints:
+        monkeypatch.setattr(checkpoints._sums, "add", lambda step: None)
+        checkpoints.save(5, {"x": jnp.ones(2)}, {}, {})
+    with Checkpoints(folder, 1, None) as checkpoints:
+        assert checkpoints.newest_intact() == 5
+        assert checkpoints.restore(5, abstract(state))[0]["x"].tolist() == [1.0, 1.0]
+
+
 def test_half_removed_checkpoint_does_not_stop_a_run(saved, state):
     """A kill while a superseded checkpoint is removed leaves some of its files."""
     (saved / "1" / "state").mkdir(parents=True)

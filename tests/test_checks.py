@@ -172,6 +172,8 @@ def test_weights_of_judges_are_numbers():
          "so the first tokens of prompts would get that weight"),
         (config("sft:demo", sft__early_weight=2.0, sft__objective="constrained"),
          "sft.objective constrained does not use it"),
+        (config("sft:demo", data__train_on="everything", sft__objective="constrained"),
+         "so the first tokens of prompts, not of answers, would be held by sft.beta_first"),
         (config("kto:demo", lora__rank=0, lora__layers="1"), "lora.layers is '1', but lora.rank"),
         (config("dpo:demo", dpo__reference="none"), "dpo.reference is none, but dpo.objective sig"),
         (config("dpo:demo", dpo__proxy="runs/dpo"), "dpo.objective sigmoid uses no token weights"),

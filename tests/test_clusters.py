@@ -27,6 +27,7 @@ def test_effective_size_on_paper():
     # All alike within prompts: as many as prompts, or all the same: likewise.
     assert clusters.effective(np.repeat([True, False], 4), np.repeat([0, 1], 4)) == 2.0
     assert clusters.effective(np.ones(8, bool), np.repeat([0, 1], 4)) == 2.0
+    assert clusters.effective(np.full(8, 0.5), np.repeat([0, 1], 4)) == 2.0  # all undecided
     # Opposites within prompts tell more than chance; that is not believed.
     assert clusters.effective(np.tile([True, False], 4), np.repeat(np.arange(4), 2)) == 8.0
 

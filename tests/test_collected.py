@@ -72,12 +72,47 @@ def test_ordinary_answers_are_kept_finished_ones_first():
     assert [line["finish_reason"] for line in lines] == ["stop", "length"]
 
 
+def test_an_answer_that_ends_in_its_thought_is_no_answer():
+    thought = asked(5, ORDINARY, ("<think>So, the", "length", False, False, 1.0))
+    unsafe = asked(6, UNSAFE, ("<think>So, the", "length", True, False, 1.0), reference=NO)
+    assert collected.kept([thought]) == [] == collected.pairs([thought, unsafe], seed=0)
+    assert "" not in [line["response"] for line in collected.judged([thought, unsafe], seed=0)]
+
+
+def test_a_demonstration_that_was_cut_off_stays_cut_off():
+    last = Message("assistant", SHOWN.prompt.reference, cut=True)
+    record = SHOWN.prompt.record
+    record = dataclasses.replace(record, messages=(*record.messages, last))
+    shown = dataclasses.replace(SHOWN, prompt=dataclasses.replace(SHOWN.prompt, record=record))
+    demonstrated, helped = collected.pairs([shown, HELPED], seed=0)
+    assert demonstrated["chosen_finish_reason"] == helped["rejected_finish_reason"] == "length"
+
+
 def test_beginnings_that_are_kept_have_no_end():
     lines = collected.kept([BOTH, HELPED, DENIED], lambda answer: answer[:6])
     assert [line["response"] for line in lines] == ["Whole.", "Of cou"]
     assert [line["finish_reason"] for line in lines] == ["stop", "length"]
     lines = collected.kept([HELPED], lambda answer: answer[:3])
     assert [(line["response"], line["finish_reason"]) for line in lines] == [("Who", "length")]
+
+
+def test_a_thought_alone_is_no_answer():
+    """Nor are two answers that differ in the thought before them a pair."""
+    thought = "<think>They ask about locks.</think>"
+    cut = ("<think>They ask", "length", True, False, -1.0)
+    ended = (thought, "eos", False, False, 2.0)
+    asking = asked(5, UNSAFE, (f"{thought}{STEPS}", "eos", True, False, 0.5), cut, ended)
+    helping = asked(6, ORDINARY, ended, ("Whole.", "eos", False, False, 0.0))
+    (line,) = collected.pairs([dataclasses.replace(SHOWN, answers=asking.answers,
+                                                   verdicts=asking.verdicts)], 0)  # fmt: skip
+    assert line["rejected"] == STEPS
+    assert collected.pairs([asking], 0) == []  # no safe answer
+    assert [line["response"] for line in collected.kept([helping])] == ["Whole."]
+    assert all(line["response"].strip() for line in collected.judged([asking, helping], 0))
+    same = asked(
+        7, UNSAFE, (f"{thought}{NO}", "eos", True, True, 0.0), (NO, "eos", False, True, 1.0)
+    )
+    assert collected.pairs([same], 0) == []
 
 
 def test_neither_prompt_nor_answer_alone_says_what_is_unsafe():

@@ -107,6 +107,6 @@ def test_columns_that_are_nearly_those_of_a_format_are_named(rows):
 
 
 def test_empty_or_other_values_under_such_names_are_passed_over(rows):
-    for more in ({"images": []}, {"tools": None}, {"tools": "hammer"}, {"tools": "[]"},
-                 {"image": ""}, {"chat_template_kwargs": {}}):  # fmt: skip
+    for more in ({"images": []}, {"images": "[]"}, {"tools": None}, {"tools": "hammer"},
+                 {"tools": "[]"}, {"image": ""}, {"chat_template_kwargs": {}}):  # fmt: skip
         assert len(read_records(rows({"messages": turns(ASK, BETTER)} | more))) == 1

@@ -210,6 +210,15 @@ def test_eos_counts_as_part_of_the_answer(surplus):
     assert examples.counts.cut_prompts == surplus and examples.counts.cut_answers == 0
 
 
+def test_cut_prompt_keeps_the_bos_of_its_chat_template():
+    tokenizer = llama(chat_template=INST)
+    row = record("bake bread " * 20, "then wait " * 10)
+    prompt, trained = one(row, tokenizer, "chat")
+    assert prompt[0] == tokenizer.bos_token_id
+    examples = run([row], tokenizer, "chat", max_length=len(prompt) + len(trained) - 5)
+    assert examples.ids.tolist() == [prompt[0], *prompt[6:], *trained]
+
+
 def test_cut_dialogue_ends_in_an_answer():
     tokenizer = qwen(chat_template=CHATML)
     row = record("Bake?", "Yes.", "And then, what then, and when? " * 9, "Wait.")

@@ -177,6 +177,8 @@ def test_rank_zero_from_random_weights_exports_a_whole_model(inputs, tmp_path):
     assert not losses(tmp_path / "run")
     sft.run(configure(inputs, **best), str(tmp_path / "run"))
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.1
+    with pytest.raises(ConfigError, match="best_metric is 'eval_loss'.* one of eval/loss"):
+        sft.run(typo, str(tmp_path / "run"))  # the last step would be exported in its place
     config = hf.read_config(tmp_path / "run" / "export")
     assert config == hf.read_config(inputs / "model")
     weights = hf.load(tmp_path / "run" / "export", config, meshes.build(8, 1, 1), jnp.float32)

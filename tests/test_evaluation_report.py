@@ -240,8 +240,9 @@ def test_only_a_test_makes_a_change_better_or_worse(report):
     harm = dataclasses.replace(safe, measure="mean/harmfulness")
     assert words.tone(report, harm) == "worse"
     assert words.tone(report, dataclasses.replace(safe, measure="refused")) == ""
-    over = dataclasses.replace(safe, measure="refused", set="xstest_safe")
-    assert words.tone(report, over) == "worse"
+    for name in ("xstest_safe", "I-Alpaca"):  # everyday requests should be answered, too
+        over = dataclasses.replace(safe, measure="refused", set=name)
+        assert words.tone(report, over) == "worse"
 
 
 def test_what_beats_what():
@@ -249,6 +250,14 @@ def test_what_beats_what():
     points = [((0.0, up / 10, 1.0), (0.0, help / 10, 1.0)) for up, help in ((1, 3), (2, 1), (2, 2))]
     beaten = [any(tradeoff._beats(other, point) for other in points) for point in points]
     assert beaten == [False, True, False]
+
+
+def test_a_judge_of_harm_is_no_axis_of_help(report):
+    """Its models with the most harm would be the best ones."""
+    means = [found for found in tradeoff.trade_offs(report) if not found.shares]
+    assert [found.title for found in means] == ["mean of helpful on I-Alpaca"]
+    turned = dataclasses.replace(report, helpfulness="harmfulness")
+    assert all(found.shares for found in tradeoff.trade_offs(turned))
 
 
 def test_points_lie_inside_the_plane(report):

@@ -109,6 +109,24 @@ def test_a_setting_of_the_wrong_kind_is_told(model, untyped):  # noqa: F811
     assert sj.sample(model, ["a"], **scalars) == sj.sample(model, ["a"], stop="END", **asked)
 
 
+def test_a_model_is_a_model_and_a_template_has_a_name(model, adapted, untyped):  # noqa: F811
+    asks = (
+        lambda wrong: sj.generate(wrong, ["a"]),
+        lambda wrong: sj.logprobs(wrong, ANSWERED),
+        lambda wrong: sj.dpo(wrong, PAIRS),
+        sj.lora,
+        sj.merge,
+    )
+    for ask in asks:
+        with pytest.raises(ConfigError, match="the model is 'runs/x'; expected a model, load it"):
+            ask("runs/x")
+    for wrong in (5, ["alpaca"], {"chat": 1}):
+        with pytest.raises(ConfigError, match="template is .*; expected a name such as 'alpaca'"):
+            sj.generate(model, ["a"], template=wrong)
+        with pytest.raises(ConfigError, match="template is .*; expected a name such as 'alpaca'"):
+            sj.dpo(adapted, PAIRS, template=wrong)
+
+
 def test_no_row_is_dropped_in_silence(model, adapted):  # noqa: F811
     """Or results would stand beside other rows than their own."""
     said = r"2 prompts are read as 1 \(prompt 0: its prompt is withheld \('REDACTED'\)\); expected"

@@ -90,6 +90,13 @@ def test_an_input_beside_two_answers_is_read(rows):
     assert found.context == "Owl, lark."
 
 
+def test_weights_do_not_part_dialogues(rows):
+    """An answer of weight 0 in one of them alone is the same answer."""
+    weighed = [turns(ASK)[0], turns(BETTER)[0] | {"weight": 0}, *turns(AGAIN, LAST)]
+    (pair,) = read_pairs(rows({"chosen": weighed, "rejected": turns(ASK, BETTER, AGAIN, WORSE)}))
+    assert len(pair.prompt) == 3 and pair.chosen == (LAST,)
+
+
 def test_a_battle_of_several_turns_parts_after_the_first_question(rows):
     (found,) = read_pairs(rows(ARENA | {
         "conversation_a": turns(ASK, BETTER, AGAIN, LAST),

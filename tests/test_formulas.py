@@ -1,16 +1,21 @@
 """Memory and FLOPs by formula: on paper, and as the compiler counts them."""
 
+import dataclasses
 import importlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import dpo
 from safety_jax.models import llama
 from safety_jax.models.decoding import caches
-from safety_jax.planning import abstract, formulas, sizes
-from safety_jax.stages import learners, planned, precision
+from safety_jax.planning import abstract, formulas, layouts, sizes
+from safety_jax.raft import sampling
+from safety_jax.stages import groups, learners, planned, planned_passes, precision
 from safety_jax.training.footprint import FlopParts
+from tests import tiny_tokenizers
 from tests.planned_runs import asked, programs
 
 
@@ -199,6 +204,42 @@ def test_a_base_into_which_adapters_are_merged_is_wider(config):
     narrow = abstract.bytes_on_device(abstract.trained(trained, jnp.bfloat16))
     found = program.held["weights in training"]
     assert found == narrow + 2 * formulas.kernel_weights(config) / 8
+
+
+def test_the_mesh_for_decoding_has_room_for_merged_weights(config, monkeypatch):
+    """In the plan of a run whose mesh is free."""
+
+    def held(adapter):
+        run = asked(
+            "raft", config, "v5e:2x4", jax.devices(), (1, 1, 1), raft__adapter=adapter,
+            lora__targets=("all-linear",), lora__rank=4, sample__lanes=8,
+        )  # fmt: skip
+        found = []
+
+        def note(*_, weights, caches):
+            found.append(weights)
+            return layouts.ModelSizes(8, 1, 1)
+
+        monkeypatch.setattr(layouts, "for_decoding", note)
+        planned_passes.choose_decoding(dataclasses.replace(run, keep=False))
+        return found[0]
+
+    kept = held("continue")
+    assert kept == 2 * formulas.all_weights(config)
+    assert held("merge") - kept == 2 * formulas.kernel_weights(config)
+
+
+def test_the_length_of_rows_does_not_decide_what_max_flops_pays_for(config):
+    """A later start may change it, and a run is as long as it was."""
+    run = dpo.get_config("demo")
+    run.data.row_tokens = 4 * run.data.max_length
+    base = groups.Base(Path(), config, tiny_tokenizers.qwen(), "stored")
+    side = sampling.as_examples([([1, 2], [3, 4])])
+    lengths = []
+    learners.flops_per_example(
+        run, base, side, side, share=lambda sides, row_tokens: lengths.append(row_tokens)
+    )
+    assert lengths == [run.data.max_length]
 
 
 def test_gradients_of_all_weights_are_exchanged_in_every_microbatch():

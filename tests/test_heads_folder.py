@@ -102,6 +102,20 @@ def test_pickled_weights_are_refused_in_one_line(tmp_path, one_device):
     assert "DebertaV2ForSequenceClassification.from_pretrained" in message
 
 
+def test_a_pooler_that_no_head_of_roberta_reads(tmp_path, one_device):
+    """As in the folders of early releases, which transformers opens, too."""
+    source = score_cases.write_case(tmp_path, "roberta")
+    scorer, expected, _ = scorer_of(source, one_device)
+    tensors, width = load_file(source / "model.safetensors"), scorer.config.width
+    pooler = {
+        "roberta.pooler.dense.weight": np.ones((width, width), np.float32),
+        "roberta.pooler.dense.bias": np.ones(width, np.float32),
+    }
+    save_file(tensors | pooler, source / "model.safetensors")
+    found = heads.load(source, scorer, one_device, jnp.float32)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_names_of_old_releases(tmp_path, one_device):
     folder = score_cases.write_case(tmp_path, "bert")
     tensors = load_file(folder / "model.safetensors")

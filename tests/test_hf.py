@@ -115,7 +115,7 @@ def test_internlm2_is_a_llama_under_other_names(bias, tmp_path, one_device, monk
                 tensors[name.replace("weight", "bias")] = values
         save_file(tensors, known / hub.WEIGHTS, metadata={"format": "pt"})
     own = {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "bias": bias}
-    code = {"AutoModel": "modeling_internlm2.InternLM2ForCausalLM"}
+    code = {"AutoModel": "internlm/internlm2-7b--modeling_internlm2.InternLM2ForCausalLM"}
     del attributes["attention_bias"]
     folder = tmp_path / "internlm2"
     folder.mkdir()

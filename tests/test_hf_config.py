@@ -268,6 +268,31 @@ def test_exported_config_is_the_same_model_to_old_and_new_readers(name):
         assert hf_config.parse(theirs, name) == config
 
 
+def test_the_rotated_share_of_a_head_that_only_the_new_spelling_names():
+    """transformers reads `rope_scaling` first, which has no such name."""
+    given = cases.read_config("phi3_long")
+    del given["partial_rotary_factor"]
+    config = hf_config.parse(given, "x")
+    assert config.rotary_size < config.head_size
+    written = hf_config.to_hf_config(config, given, "float32", TOKEN_IDS)
+    theirs = transformers.AutoConfig.for_model(**written).to_dict()
+    assert hf_config.parse(theirs, "x") == config
+
+
+@pytest.mark.parametrize("name", ["phi3_short", "phi3_long"])
+def test_longrope_of_phi3_is_written_as_transformers_4_accepts_it(name):
+    """With three entries, as published; with more only if these say something of their own."""
+    given = cases.read_config(name)
+    config = hf_config.parse(given, name)
+    for source in (given, None):
+        written = hf_config.to_hf_config(config, source, "float32", TOKEN_IDS)
+        assert written["rope_scaling"].keys() == {"type", "short_factor", "long_factor"}
+    given["rope_parameters"] = given["rope_parameters"] | {"attention_factor": 1.5}
+    config = hf_config.parse(given, name)
+    written = hf_config.to_hf_config(config, given, "float32", TOKEN_IDS)
+    assert written["rope_scaling"]["attention_factor"] == 1.5
+
+
 def test_source_attributes_are_carried_through_and_fresh_ones_name_the_tokens():
     config = hf_config.parse(LLAMA, "x")
     carried = hf_config.to_hf_config(config, LLAMA | {"use_cache": False}, "float32", TOKEN_IDS)
@@ -275,6 +300,26 @@ def test_source_attributes_are_carried_through_and_fresh_ones_name_the_tokens():
     assert carried.get("bos_token_id") == LLAMA.get("bos_token_id")
     fresh = hf_config.to_hf_config(config, None, "float32", TOKEN_IDS)
     assert TOKEN_IDS.items() <= fresh.items()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        # Phi-4-mini as published, and a Phi-3.5 that was trained with transformers.
+        {"AutoConfig": "configuration_phi3.Phi3Config", "AutoTokenizer": "Xenova/gpt-4o"},
+        {"AutoModelForCausalLM": "microsoft/Phi-3.5-mini-instruct--modeling_phi3.Phi3ForCausalLM"},
+    ],
+)
+def test_code_that_transformers_now_has_is_not_needed(code):
+    """And an export, which has no such files, does not ask for them."""
+    given = cases.read_config("phi3")
+    config = hf_config.parse(given | {"auto_map": code}, "x")
+    assert config == hf_config.parse(given, "x")
+    written = hf_config.to_hf_config(config, given | {"auto_map": code}, "float32", TOKEN_IDS)
+    assert "auto_map" not in written
+    for other in ("mine/phi--modeling_mine.Net", ["modeling_phi3.Phi3ForCausalLM", None]):
+        with pytest.raises(CheckpointError, match="auto_map"):
+            hf_config.parse(given | {"auto_map": code | {"AutoModel": other}}, "x")
 
 
 def test_no_family_for_a_combination():

@@ -22,7 +22,11 @@ RIGHT = (
     ("The 5th of May", "5"), ("３０００", "3000"), ("٣", "3"), ("10^3", "1000"), ("10³", "1000"),
     ("3×10^5", "300000"), ("1e3", "1000"), ("2 + 3 = 5", "5"), ("7-12 = -5", "-5"),
     ("#### 42", "42"), ("It is 42.", "It is 84 / 2.\n#### 42"),
-    ("\\boxed{42}", "42"), ("A dog has four legs.", "four"),
+    ("\\boxed{42}", "42"), ("It is $\\boxed{\\frac{3}{4}}$.", "\\frac{3}{4}"),
+    ("\\boxed{\\dfrac{3}{4}}", "0.75"), ("\\boxed{-\\frac12}", "-1/2"), ("3/4", "\\tfrac{3}{4}"),
+    ("\\boxed{2\\frac{1}{2}}", "2.5"), ("\\boxed{10{,}080}", "10080"),
+    ("\\boxed{\\text{even}}", "\\text{even}"), ("\\boxed{5\\text{ km}}", "5 km"),
+    ("The answer is $\\dfrac{\\pi}{2}$.", "\\frac{\\pi}{2}"), ("A dog has four legs.", "four"),
     ("A dog has four legs.", "4"), ("It has 4 legs", "four"), ("twenty-one", "21"),
     ("three hundred and five", "305"), ("two thousand", "2000"), ("1", "one"),
     ("The capital is Paris.", "Paris"), ("paris", "Paris"), ("PARIS!", "Paris"),
@@ -46,6 +50,8 @@ RIGHT = (
     ("€5.50", "5.5"),
 )  # fmt: skip
 WRONG = (
+    ("\\boxed{\\frac{3}{4}}", "3"), ("\\boxed{\\frac{1}{4}}", "\\frac{3}{4}"),
+    ("\\boxed{2\\frac{1}{2}}", "21/2"), ("\\boxed{\\frac{\\pi}{3}}", "\\frac{\\pi}{2}"),
     ("", "four"), ("anything", "|"),
     ("It is -5.", "5"), ("It is 5.", "-5"), ("It costs $1,000.", "1"), ("About 1.5.", "1"),
     ("1.5", "5"), ("There are 3,000.", "3"), ("It is not Paris.", "Paris"),

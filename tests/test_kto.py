@@ -1,5 +1,6 @@
 """Stages `kto` and `orpo`: equal to TRL's trainers, whatever the layout; a run of each."""
 
+import dataclasses
 import json
 
 import jax
@@ -15,6 +16,7 @@ from safety_jax.data.loader import Loader
 from safety_jax.data.messages import Message
 from safety_jax.data.pairs import Pairs
 from safety_jax.data.sources import Skipped
+from safety_jax.data.text_rules import FIXED
 from safety_jax.maths import losses
 from safety_jax.stages import kto, orpo
 from safety_jax.training import metrics, placement, preference, reference, steps
@@ -201,6 +203,40 @@ def test_rows_without_a_place_in_the_template_are_left_out_if_their_source_says_
         return
     data = kto.encode(found, skipped, encoding=encoding, bad_rows="error")
     assert data.where == ["row 0", "row 2"] and [row.where for row in skipped] == ["row 1"]
+
+
+def kto_rows(*answers: str) -> list[records.Labelled]:
+    prompt = (Message("user", "bake bread " * 6),)
+    return [
+        records.Labelled(prompt, (Message("assistant", one),), "", "rows", f"row {i}", True)
+        for i, one in enumerate(answers)
+    ]
+
+
+def test_a_row_that_is_left_out_takes_no_other_with_it():
+    """The answer of row 1 spells EOS; row 2 gets the answer of row 0."""
+    tokenizer = tiny_tokenizers.llama()
+    rules = dataclasses.replace(FIXED, special_text="skip")
+    encoding = encode.Encoding(
+        prompts.load_template("plain", tokenizer, rules), tokenizer, 200, "error", len(tokenizer)
+    )
+    skipped: list[Skipped] = []
+    rows = kto_rows("milk", "</s> flour", "salt")
+    data = kto.encode(rows, skipped, encoding=encoding, bad_rows="error")
+    assert data.where == ["row 0", "row 2"] and [row.where for row in skipped] == ["row 1"]
+    ids, mask = data.rejected.example(1)
+    assert tokenizer.decode(ids[mask], skip_special_tokens=True) == "milk"
+
+
+def test_an_answer_is_not_cut_for_the_sake_of_the_one_beside_it():
+    tokenizer = tiny_tokenizers.llama()
+    encoding = encode.Encoding(
+        prompts.load_template("plain", tokenizer), tokenizer, 60, "error", len(tokenizer)
+    )
+    alone = kto.encode(kto_rows("milk", "milk"), [], encoding=encoding, bad_rows="error")
+    data = kto.encode(kto_rows("milk", "wait " * 30), [], encoding=encoding, bad_rows="error")
+    np.testing.assert_array_equal(data.chosen.example(0)[0], alone.chosen.example(0)[0])
+    assert data.rejected.lengths.tolist() == [60, len(alone.chosen.example(0)[0])]
 
 
 def labelled(good: int, bad: int) -> list[records.Labelled]:

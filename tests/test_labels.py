@@ -1,5 +1,7 @@
 """Rows and answers whose labels or weights say that they are not to be learned."""
 
+import csv
+
 import pytest
 
 from safety_jax.base.errors import DataError
@@ -11,6 +13,7 @@ from safety_jax.data.records import (
     read_records,
     read_responses,
 )
+from safety_jax.data.sources import open_source
 from tests.row_samples import (
     AGAIN,
     ASK,
@@ -18,6 +21,7 @@ from tests.row_samples import (
     HELP_STEER,
     LMSYS,
     TOXIC_CHAT,
+    WEBGPT,
     A,
     B,
     Q,
@@ -155,6 +159,42 @@ def test_answers_of_weight_0_are_read_and_not_learned(rows):
 def test_both_answers_of_a_pair_may_be_called_safe_or_unsafe(more, unsafe, rows):
     (pair,) = read_pairs(rows(PAIR | more))
     assert pair.labels.unsafe == unsafe
+
+
+@pytest.mark.parametrize(
+    ("cell", "kinds"),
+    [
+        ("", ()),
+        ("Theft", ("Theft",)),
+        ("{'Theft': True, 'Fraud': False}", ("Theft",)),  # as pandas writes BeaverTails
+        ('["Theft", "Fraud"]', ("Fraud", "Theft")),
+        ("[1]", ("[1]",)),
+    ],
+)
+def test_cells_of_a_csv_file_have_no_booleans_no_lists_and_no_null(cell, kinds, tmp_path):
+    with open(tmp_path / "pairs.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "chosen", "rejected", "chosen_unsafe", "rejected_unsafe",
+                         "weight", "category"])  # fmt: skip
+        writer.writerow([Q, A, B, "0.0", "1.0", "1.0", cell])
+        writer.writerow([Q, A, B, "", "", "", cell])
+        writer.writerow([Q, A, B, "", "", "0.0", cell])
+    flagged, plain = read_pairs(open_source(str(tmp_path / "pairs.csv")))
+    assert (flagged.labels.unsafe, plain.labels.unsafe) == ((False, True), None)
+    assert flagged.labels.categories == kinds
+    records = read_records(open_source(str(tmp_path / "pairs.csv")))
+    assert [record.categories for record in records] == [kinds, kinds]
+
+
+def test_numbers_of_a_csv_file_are_words(rows):
+    """As those of HelpSteer and WebGPT."""
+    spelled = {"overall_preference": "2", "context": Q}
+    (pair,) = read_pairs(rows(HELP_STEER | spelled))
+    assert pair.chosen[0].content == HELP_STEER["response2"]
+    (pair,) = read_pairs(rows(WEBGPT | {"score_0": "-0.5", "score_1": "0.5"}))
+    assert pair.chosen[0].content == A
+    with pytest.raises(DataError, match="'score_1' is 'good'; expected a number"):
+        read_pairs(rows(WEBGPT | {"score_1": "good"}))
 
 
 def test_labels_of_one_answer_or_two_that_differ_are_refused(rows):

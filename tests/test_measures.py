@@ -92,6 +92,21 @@ def test_several_answers_to_a_prompt_are_one_cluster():
     assert "120 held-out answers, 40 prompts  " in judge_quality.describe(found)
 
 
+def test_calibration_counts_ties_and_prompts_as_the_accuracy_does():
+    """Of forty pairs a quarter have one score for both answers; the four pairs of a prompt are
+    equal, so that each bin tells as much as a quarter of its pairs."""
+    margins = np.repeat([0.0, 2.0, -2.0, 2.0, 2.0, 2.0, 2.0, 0.0, -2.0, 2.0], 4)
+    pairs = np.stack([margins, np.zeros(40)], axis=1)
+    data = held("pairs", pairs, [(1, 2)] * 40, prompts=np.repeat(np.arange(10), 4))
+    found = judge_quality.report(data, data)
+    bins = found["calibration"]
+    assert np.average(bins["accuracy"], weights=bins["count"]) == found["accuracy"]["value"] == 0.7
+    assert bins["accuracy"] == [0.5, 0.75] and bins["count"] == [8, 32]
+    spans = list(zip(bins["low"], bins["high"], strict=True))
+    for (low, high), (hits, prompts) in zip(spans, ((1, 2), (6, 8)), strict=True):
+        assert (low, high) == pytest.approx(proportion_confint(hits, prompts, method="wilson"))
+
+
 def test_the_test_against_counting_words_is_over_prompts():
     """Five prompts of four answers, on each of which the judge is right and length is not: as five
     heads in five tosses, not twenty in twenty."""

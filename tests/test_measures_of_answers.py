@@ -6,8 +6,9 @@ import itertools
 import numpy as np
 import pytest
 
-from safety_jax.evaluation.measures import compare, counts, derived, notes, overlap
+from safety_jax.evaluation.measures import compare, counts, derived, notes, overlap, paired
 from safety_jax.evaluation.measures.compare import Margins
+from safety_jax.evaluation.sets import conversations, turns
 from safety_jax.judges.judge import Score
 from safety_jax.maths import clusters, statistics
 from safety_jax.report.evaluation import words
@@ -196,11 +197,12 @@ def test_several_sets_of_twins_have_a_gap_each():
 
 
 def test_judges_agree_on_prompts_not_on_models():
-    """The answers of many models to one prompt are one cluster: they resemble each other."""
+    """The answers of many models to one prompt are one cluster, also those under attacks, of which
+    judges read the same request: they resemble each other."""
     other = samples.card("other", "higher is safer", 0.0)
 
-    def both(model):
-        first = block(model, UNSAFE, [0.9, 0.8, 0.1, 0.2, 0.7, 0.1])
+    def both(model, asked=UNSAFE):
+        first = block(model, asked, [0.9, 0.8, 0.1, 0.2, 0.7, 0.1])
         said = {"other": [Score(v) for v in (-1.0, -2.0, 2.0, 1.0, 3.0, 1.0)]}
         cards = {"guard": samples.GUARD, "other": other}
         return dataclasses.replace(first, scores=dict(first.scores) | said, cards=cards)
@@ -208,11 +210,28 @@ def test_judges_agree_on_prompts_not_on_models():
     (one,) = derived.agreement([both("a")], both("a").cards)
     (four,) = derived.agreement([both(name) for name in "abcd"], both("a").cards)
     assert (one.n, four.n) == (6, 24)
+    sets = [dataclasses.replace(UNSAFE, name=f"U+{name}", plain="U") for name in "xyz"]
+    (attacked,) = derived.agreement([both("a", s) for s in (UNSAFE, *sets)], both("a").cards)
+    assert attacked == four
     assert one.share and four.share and one.kappa and four.kappa
     assert (four.share.low, four.share.high) == pytest.approx((one.share.low, one.share.high))
     # G / (G - 1) of the six prompts is the only difference.
     width = [estimate.high - estimate.value for estimate in (one.kappa, four.kappa)]
     assert one.kappa.high == 1.0 or width[1] == pytest.approx(width[0] * np.sqrt(6 / 5))
+
+
+@pytest.mark.parametrize("setting", ["again", "amid:2", "context:100"])
+def test_a_request_in_a_conversation_is_the_request_asked_alone(setting):
+    plain = make_set("s", "unsafe", 3)
+    (kind,) = conversations.parse(setting, "sets")
+    talks = turns.within(plain, kind)
+    blocks = [block("m", one_set, [0.1] * len(one_set.items)) for one_set in (plain, talks)]
+    asked = paired.requests(blocks)
+    turned = list(zip(talks.items, asked[talks.name], strict=True))
+    requests = {item.talk.request: key for item, key in turned}
+    assert [requests[item.id] for item in plain.items] == asked["s"] == [("s", i) for i in "012"]
+    harmless = {key for item, key in turned if item.talk.script}
+    assert not any(item.talk.script for item in talks.items) or len(harmless) > 3
 
 
 def test_a_prompt_that_stands_in_a_set_twice_counts_once():
@@ -276,6 +295,15 @@ def test_overlap_is_sacrebleus_and_rouges():
     exact = overlap.measure(["the cat sat on a mat today"] * 2, one_set, 50)
     assert exact["BLEU"].value == pytest.approx(100)
     assert overlap.measure(["x"] * 6, UNSAFE, 50) == {}
+    # sacrebleu would resample the copies of a prompt one by one, and makes nothing of one resample.
+    copies = [
+        dataclasses.replace(item, id=f"{item.id}/{n}") for item in one_set.items for n in "ab"
+    ]
+    twice = dataclasses.replace(one_set, items=tuple(copies))
+    for answered, resamples in ((twice, 50), (one_set, 1)):
+        answers = ["the cat sat on the mat today"] * len(answered.items)
+        bleu = overlap.measure(answers, answered, resamples)["BLEU"]
+        assert bleu.value > 0 and (bleu.low, bleu.high) == (None, None)
 
 
 def test_best_of_n_is_the_mean_over_all_choices_of_k_answers():

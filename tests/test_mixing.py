@@ -156,11 +156,11 @@ def test_split_tells_contexts_apart_and_is_exact_without_repeats():
     train, validation = split(records, rows=7, seed=3)
     assert (len(train), len(validation)) == (23, 7)
     assert [row for row in records if row in train] == train
-    with pytest.raises(ConfigError, match="30 validation rows asked for of 30"):
+    with pytest.raises(ConfigError, match="data.eval_rows is 30, but there are 30 rows in all"):
         split(records, rows=30, seed=0)
 
 
 def test_split_says_when_it_finds_nothing_to_validate_on():
     records = [record("Ask", str(i)) for i in range(5)] + [record("Tell", str(i)) for i in range(4)]
-    with pytest.raises(ConfigError, match="3 validation rows asked for, .* at least 4"):
+    with pytest.raises(ConfigError, match="data.eval_rows is 3, .* at least 4"):
         split(records, rows=3, seed=0)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from safety_jax.base.errors import DataError
-from safety_jax.data import sources
+from safety_jax.data import records, sources
 from safety_jax.evaluation.answers.existing import read_existing
 from safety_jax.judges import inputs
 from tests.evaluation_samples import ask
@@ -63,6 +63,13 @@ def file_of(tool, tmp_path):
         )
     rows = [{"lm_eval": lm_eval, "vllm": vllm}[tool](*pair) for pair in pairs]
     return written(tmp_path / "samples_task.jsonl", rows)
+
+
+@pytest.mark.parametrize(("tool", "cut"), [("inspect", True), ("vllm", True), ("lm_eval", False)])
+def test_answers_that_a_tool_cut_off_are_learned_as_such(tool, cut, tmp_path):
+    read = records.read_records(sources.open_source(file_of(tool, tmp_path)))
+    assert [record.messages[-1].content for record in read] == list(SAID)
+    assert [record.cut for record in read] == [cut, cut]
 
 
 @pytest.mark.parametrize("tool", ["harmbench", "inspect", "lm_eval", "vllm"])

@@ -246,6 +246,9 @@ def test_answers_of_several_turns_need_a_template_with_marks(tokenizer, tmp_path
     pair = dataclasses.replace(texts("what", "x", "a dog"), chosen=turns)
     with pytest.raises(DataError, match="several turns.*data.template=chat"):
         encoded(tokenizer, pair)
+    left_out = dataclasses.replace(pair, optional=True)
+    found, skipped = encoded(tokenizer, left_out, texts("what", "x", "a dog"))
+    assert len(found) == 1 and "several turns" in skipped[0].why
 
 
 def test_corpus_reports_what_was_left_out(tokenizer, tmp_path):

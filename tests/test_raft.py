@@ -334,6 +334,8 @@ def test_nothing_acceptable_trains_nothing(given, tmp_path):
     raft.run(config, str(folder))
     summary = json.loads((folder / "rounds/01/summary.json").read_text())
     assert summary["prompts_without_choice_share"] == 1.0 and summary["optimizer_steps"] == 0
+    assert "no candidate was chosen (" in summary["remark"]
+    assert "nothing is learned" in (folder / "README.md").read_text()
     exported = load_file(folder / "export/adapter_model.safetensors")
     assert all(not value.any() for name, value in exported.items() if "lora_B" in name)
 

@@ -9,14 +9,32 @@ import numpy as np
 import pytest
 
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import prompt_ids, prompts
+from safety_jax.data import prompt_ids, prompts, records, sources
 from safety_jax.data.building import PromptRoom
 from safety_jax.data.contamination import HeldApart
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
 from safety_jax.data.text_rules import FIXED
-from safety_jax.judges.judge import BETTER, HARMFUL, REFUSING, SAFER, JudgeCard, Score, unscored
-from safety_jax.raft import people, prompt_pool, round_files, round_measures, selection
+from safety_jax.judges.judge import (
+    BETTER,
+    HARMFUL,
+    REFUSING,
+    SAFER,
+    JudgeCard,
+    Score,
+    scored,
+    unscored,
+)
+from safety_jax.maths import statistics
+from safety_jax.raft import (
+    judging,
+    people,
+    prompt_pool,
+    reporting,
+    round_files,
+    round_measures,
+    selection,
+)
 from safety_jax.raft.round_files import Candidate
 from tests import tiny_tokenizers
 
@@ -210,6 +228,8 @@ def test_a_pool_that_is_too_small(tmp_path):
         read_pool(tmp_path, rounds=4)
     drawn = read_pool(tmp_path, rounds=4, reuse=True).draw(3)
     assert len({p.number for p in drawn}) == 8
+    with pytest.raises(DataError, match="20 usable prompts, and every round draws 24"):
+        read_pool(tmp_path, per_round=32, reuse=True)  # or some would be learned twice a round
     with pytest.raises(ConfigError, match=r"data.ordinary is empty; .* 2 prompts a round"):
         read_pool(tmp_path, ordinary=("",))
 
@@ -246,6 +266,14 @@ def test_samples_come_back_and_a_torn_block_does_not(tmp_path):
         round_files.Samples(path, range(5), 2, True)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"round": 1}'])
+def test_an_edited_summary_is_one_line(text, tmp_path):
+    assert round_files.read_summary(tmp_path) is None
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=r"summary.json: .*; put the file back, or use another"):
+        round_files.read_summary(tmp_path)
+
+
 # ---------------------------------------------------------------------------- people
 
 
@@ -279,6 +307,45 @@ def test_people_choose_blind(tmp_path):
     file.write_text(file.read_text(encoding="utf-8-sig").replace("cmd 3,", "cmd 3,x"))
     with pytest.raises(DataError, match=r"line 10: prompt 3 has the choice 'x\d'; expected 1 to 4"):
         people.read(file, asked, texts, seed=0)
+
+
+ABOUT = prompt_pool.Prompt(
+    3, "ordinary",
+    Record(
+        (
+            Message("user", "Sum up."), Message("assistant", "What?", learned=False),
+            Message("user", "This."), Message("assistant", "It is lo", cut=True),
+        ),
+        "A long text.", "s", "row 3",
+    ),
+    [1], "It is lo",
+)  # fmt: skip
+
+
+def test_people_read_all_that_the_model_read(tmp_path):
+    people.export(tmp_path / "sheet.csv", [ABOUT], [[Candidate("-", (1,), 0.0, "eos")]], seed=0)
+    with open(tmp_path / "sheet.csv", newline="", encoding="utf-8-sig") as opened:
+        (row,) = csv.DictReader(opened)
+    assert row["prompt"] == "[user] Sum up.\n\nA long text.\n\n[assistant] What?\n\n[user] This."
+
+
+@pytest.mark.parametrize(
+    ("candidate", "finish"),
+    [
+        (Candidate("It is lo", (1,), 0.0, "length"), "length"),
+        (Candidate("It is long.", (1,), 0.0, "eos"), "stop"),
+        (Candidate.of_reference("It is lo"), "length"),  # as its row says
+    ],
+)
+def test_what_a_round_selects_is_read_as_the_round_learned_it(candidate, finish, tmp_path):
+    chosen = selection.Selection(0, selection.CHOSEN, ("",))
+    reporting.write(tmp_path, [ABOUT], [[candidate]], [{}], [np.zeros(1)], [chosen])
+    (row,) = map(json.loads, (tmp_path / "selected.jsonl").read_text().splitlines())
+    assert row["finish_reason"] == finish
+    (read,) = records.read_records(sources.open_source(str(tmp_path / "selected.jsonl")))
+    learned = judging.to_learn(ABOUT, candidate)
+    assert read.messages[0].content == "Sum up.\n\nA long text."
+    assert read.messages[1:] == learned.messages[1:] and learned.context
 
 
 @pytest.mark.parametrize(
@@ -323,6 +390,16 @@ def test_distance_on_paper():
     rows = [[Candidate("", (1, 2), -1.0, "eos"), Candidate("", (3,), -2.0, "eos")]]
     found = round_measures.measure_distance(rows, [np.array([1.0, 2.0])])
     assert found == {"kl_to_start": 1.5, "kl_to_start_per_token": 1.0}
+
+
+def test_equal_prompts_are_one_cluster_of_the_safe_share():
+    """A file of pairs has each prompt four times; greedy answers to it, and scores, are equal."""
+    judge = card("guard", HARMFUL, 0.5)
+    scores = [scored(value) for value in np.repeat([0.1, 0.9, 0.2], 4)] + [unscored("no answer")]
+    for asked, trials in ((np.repeat(np.arange(4), 4)[:13], 3), (np.arange(13), 12)):
+        found = round_measures.measure_answers(judge, scores, asked)
+        assert (found["safe"], found["safe_share"], found["unscored"]) == (8, 8 / 12, 1)
+        assert found["safe_share_95"] == pytest.approx(statistics.wilson(trials * 2 // 3, trials))
 
 
 def test_alarms():

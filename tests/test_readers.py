@@ -194,6 +194,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         # Excel's, where numbers have a comma; others'; what a first line names.
         ("a.csv", b'\xef\xbb\xbfa;b\r\n1,5;"x; y"\r\n', [{"a": "1,5", "b": "x; y"}]),
         ("a.csv", b"a\tb\n1, 2\tx;y\n", [{"a": "1, 2", "b": "x;y"}]),
+        ("a.csv", b"\r\na;b\r\n1;2\r\n", [{"a": "1", "b": "2"}]),
         ("a.csv", b"sep=;\r\na;b,c\r\n1;2\r\n", [{"a": "1", "b,c": "2"}]),
         ("a.csv", b"a,b;c\n1,2;3\n", [{"a": "1", "b;c": "2;3"}]),
         ("a.tsv", b'a\tb\n"x ""y"""\t1, 2\n', [{"a": 'x "y"', "b": "1, 2"}]),

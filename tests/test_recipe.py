@@ -150,6 +150,7 @@ def test_a_step_that_was_asked_to_stop_is_not_finished(inputs, given, tmp_path, 
         ({"report.sample.lanes": 12}, "step report: lanes 12 does not divide"),
         ({"report.mesh.tensor": 3}, "step report: mesh data"),
         ({"sit.stage": "ppo"}, "sit.stage 'ppo': expected one of evaluate, sft"),
+        ({"recipe.max_flops": 6e9}, "recipe.max_flops is 6e+09 and sit.train.max_steps "),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(inputs, given, tmp_path, values, message):  # noqa: F811
@@ -176,10 +177,17 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
     train = recipe.fill(config, step, tmp_path).train
     assert train.max_flops == 6e9
     with config.unlocked():
-        config.raft = ConfigDict({"raft": {"rounds": 4}, "train": {"max_flops": 0.0}})
+        config.raft = ConfigDict(
+            {"raft": {"rounds": 4}, "train": {"max_flops": 0.0, "max_steps": 0}}
+        )
         config.raft.stage, config.recipe.steps = "raft", ("raft",)
     (rounds,) = recipe.read_steps(config, {"raft": sft.run})
     assert recipe.fill(config, rounds, tmp_path).train.max_flops == 1.5e9  # of each of four
+    for stage in ("kto", "orpo", "sweep"):
+        with config.unlocked():
+            config.raft.stage = stage
+        (other,) = recipe.read_steps(config, {stage: sft.run})
+        assert recipe.fill(config, other, tmp_path).train.max_flops == 6e9
     # 24 examples of 1e7 FLOPs each are a step: 25 of them
     size, flops = train.batch_size, train.max_flops
     assert Budget(0, flops, 1.0).steps(1000, size, 1e7) == 25
@@ -187,12 +195,15 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
     with pytest.raises(ConfigError, match="max_flops 6e.09, train.max_steps 3"):
         Budget(3, flops, 1.0).steps(1000, size, 1e7)
     assert Budget(0, 0.0, 2.0).steps(48, size, None) == 4
-    paid = Budget(0, flops, 1.0).remark(size, 1e8)  # 2.5 steps, of which it takes 2
+    # Ten examples are 8 and 2, or one step where 64 would fit: what 20 cost is two epochs
+    assert [Budget(0, 2e8, 1.0).steps(10, batch, 1e7) for batch in (8, 64)] == [4, 2]
+    assert Budget(0, 1.8e8, 1.0).steps(10, 8, 1e7) == 3
+    paid = Budget(0, flops, 1.0).remark(1000, size, 1e8)  # 2.5 steps, of which it takes 2
     assert paid is not None and "pays for 2.5 steps of 24 examples, and the run takes 2" in paid
-    hardly = Budget(0, flops, 1.0).remark(size, 1e12)
+    hardly = Budget(0, flops, 1.0).remark(1000, size, 1e12)
     assert hardly is not None and "pays for 0.00025 steps of 24 examples, and the run" in hardly
-    assert Budget(0, flops, 1.0).remark(size, 5e7) is None  # 5 steps
-    assert Budget(1, 0.0, 1.0).remark(size, 1e8) is None  # as the user said
+    assert Budget(0, flops, 1.0).remark(1000, size, 5e7) is None  # 5 steps
+    assert Budget(1, 0.0, 1.0).remark(1000, size, 1e8) is None  # as the user said
     with pytest.raises(ConfigError, match="would have 2e.38 steps; expected at most 10,000,000"):
         Budget(0, 0.0, 1e38).steps(48, size, None)
 

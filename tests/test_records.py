@@ -324,6 +324,15 @@ def test_bad_dialogues(row, message):
     [
         (GOOD, "no rejected answer"),
         ({"prompt": "Hello?", "chosen": "Hi.", "rejected": "Hi."}, "chosen and rejected are equal"),
+        (
+            {
+                "prompt": "Hello?",
+                "chosen": "Hi.",
+                "rejected": "Hi.",
+                "rejected_finish_reason": "length",
+            },
+            "chosen and rejected are equal",
+        ),
         ({"prompt": "Hello?", "chosen": "Hi.", "rejected": ""}, "'rejected' is empty"),
         (
             {"prompt": "Hello?", "chosen": "Hi.", "rejected": turns(WORSE, WORSE)},

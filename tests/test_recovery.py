@@ -105,6 +105,13 @@ def test_only_the_last_answer_of_a_dialogue_is_moved():
     assert not mask[first] and mask[-1]
 
 
+def test_an_answer_of_a_digit_is_not_looked_for_in_code_words():
+    tokens = qwen(chat_template=CHATML)
+    for digit in "0123456789":
+        (plain_ids, plain_mask), (ids, mask) = both("chat", tokens, row(digit))
+        assert tokens.decode(ids[mask]).split() == tokens.decode(plain_ids[plain_mask]).split()
+
+
 def test_draws_depend_on_seed_and_text_alone():
     """Share 1/2, and each of 1 to 4 tokens as often: 8 of 10 standard deviations would do."""
     rows = [row(asked=f"question {i}", where=f"row {i}") for i in range(2000)]

@@ -83,7 +83,7 @@ def test_rounds_are_whole_numbers_and_each_is_named_once(count, figures, tmp_pat
 
 
 def test_the_dot_of_all_examples_is_small_in_the_legend(figures, tmp_path):
-    plots.reliability([0.6], [0.5], [9], tmp_path / "calibration.png", "judge")
+    plots.reliability([0.6], [0.5], [0.3], [0.8], [9], tmp_path / "calibration.png", "judge")
     (axes,) = figures[0].axes
     dots = [h for h in axes.get_legend().legend_handles if hasattr(h, "get_sizes")]
     assert [max(dot.get_sizes()) for dot in dots] == [20]

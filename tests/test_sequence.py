@@ -267,6 +267,14 @@ def test_mistakes(llama_folder, one_device, changes, message):
     assert "\n" not in str(error.value)
 
 
+def test_an_adapter_is_no_judge(tmp_path, one_device):
+    """As TRL's RewardTrainer writes one with LoRA: what is to be done is that for a judge."""
+    settings = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"judges.judge.path: .* is an adapter; .* merge it"):
+        plan(one_device, spec(tmp_path, "chat"))
+
+
 def test_a_missing_key_and_no_judges(llama_folder, one_device):
     row = spec(llama_folder, "pair")
     del row["overlong"]

@@ -28,6 +28,7 @@ def test_wilson_of_a_mean():
     for hits, n in ((0, 5), (73, 178), (40, 40)):
         expected = pytest.approx(statistics.wilson(hits, n))
         assert statistics.wilson_mean(hits / n, n) == expected
+    assert all(statistics.wilson_mean(1.0, n)[1] == 1.0 for n in range(1, 50))  # not 1 - 1e-16
     # Half wins: wide enough, although they spread less than wins and losses.
     low, high = statistics.wilson_mean(0.5, 8)
     half = math.sqrt(Z**2 / 8 * (0.25 + Z**2 / 32)) / (1 + Z**2 / 8)

@@ -69,6 +69,20 @@ def test_axes_and_runs(inputs):  # noqa: F811
     assert source.config.data.train == ("data/one.jsonl?rows=5",)
 
 
+def test_the_run_to_compare_with_is_one_of_the_sweep(inputs):  # noqa: F811
+    """Where single runs would be told that they ask for what they do not use."""
+    shares = "data.recovery_share=0,0.5"
+    made = variants(configure(inputs, sweep__axes=shares, data__recovery="harm.jsonl"))
+    assert [one.config.data.recovery for one in made] == ["", "harm.jsonl"]
+    with pytest.raises(ConfigError, match="data.recovery is given, but data.recovery_share is 0"):
+        variants(configure(inputs, sweep__axes="seed=0,1", data__recovery="harm.jsonl"))
+    best = {"checkpoint__best_metric": "eval/nll_loss", "checkpoint__export": "best"}
+    made = variants(configure(inputs, sweep__axes="sft.early_weight=1,6", **best))
+    assert [one.config.checkpoint.best_metric for one in made] == ["eval/nll_loss"] * 2
+    with pytest.raises(ConfigError, match="'eval/nll_loss', which is the loss itself"):
+        variants(configure(inputs, sweep__axes="seed=0,1", **best))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

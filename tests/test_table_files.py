@@ -25,6 +25,11 @@ def test_a_sheet_may_have_gaps(tmp_path):
     source = open_source(str(tmp_path / "a.xlsx"))
     assert source.rows == [{"prompt": "a", "n": "1"}, {"prompt": "b", "n": ""}]
     assert source.where == ["a.xlsx row 2", "a.xlsx row 4"]
+    escaped = openpyxl.Workbook()
+    escaped.active.append(["prompt"])
+    escaped.active.append(["Bake_x000D_\n_x0041_ cake"])  # a carriage return, as Excel writes it
+    escaped.save(tmp_path / "d.xlsx")
+    assert open_source(str(tmp_path / "d.xlsx")).rows == [{"prompt": "Bake\r\n_x0041_ cake"}]
     narrow = openpyxl.Workbook(write_only=True)  # which does not tell its width
     for row in (["prompt", "n"], ["a"], ["b", 2]):
         sheet = narrow.active or narrow.create_sheet()

@@ -5,6 +5,7 @@ import pytest
 from safety_jax.base.errors import DataError
 from safety_jax.data.messages import Message
 from safety_jax.data.records import read_prompts, read_records
+from safety_jax.data.sources import open_source
 from tests.row_samples import AGAIN, ASK, BETTER, LAST, A, B, Q, opener
 
 
@@ -38,6 +39,19 @@ def test_trees_of_messages_become_dialogues(rows):
     ]
     assert [record.where for record in found] == ["rows.jsonl line 1", "rows.jsonl line 9"]
     assert [len(record.messages) for record in read_prompts(source)] == [3, 1]
+
+
+def test_trees_in_a_csv_file_have_words_for_flags_and_numbers(tmp_path):
+    (tmp_path / "trees.csv").write_text(
+        "message_id,parent_id,text,role,rank,deleted,review_result\n"
+        f"a,,{Q},prompter,,False,True\n"
+        f"b,a,{B},assistant,10.0,False,True\n"
+        f"c,a,{A},assistant,2.0,False,\n"
+        "x,a,Hidden.,assistant,0.0,True,True\n"
+        "y,a,Spam.,assistant,1.0,False,False\n"
+    )
+    (record,) = read_records(open_source(str(tmp_path / "trees.csv")))
+    assert record.messages == (ASK, BETTER)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Tokenizer, models, trainers
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models.folders import tokenizer_files
@@ -50,6 +51,27 @@ def test_sentencepiece_model(folder, settings):
     assert tokenizer("a</s>").input_ids[-1] == reference.eos_id()
 
 
+def test_tokens_of_a_sentencepiece_model_that_are_never_split(folder):
+    """As in Gemma's: marks of turns, tags and runs of blanks that its makers chose."""
+    model = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    model.normalizer_spec.add_dummy_prefix = False
+    known = {piece.piece: piece for piece in model.pieces}
+    chosen = ("▁▁", "▁▁▁", "\n", "\n\n", "<b>", "<turn>")
+    for text, kind in (*((text, 4) for text in chosen), ("[A]", 3)):
+        piece = known[text] if text in known else model.pieces.add(piece=text)
+        piece.type, piece.score = kind, 0.0
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    special = {"1": {"content": "<turn>", "special": True}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": special}))
+    tokenizer = load_tokenizer(folder)
+    reference = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
+    for text in ("a<turn>user\n b", "<b>task</b>", "a   b\n\n  a", "\n<turn>"):
+        assert tokenizer(text, add_special_tokens=False).input_ids == reference.encode(text)
+    ids = tokenizer("[A]a<turn>", add_special_tokens=False).input_ids
+    assert [ids[0], ids[-1]] == [reference.piece_to_id("[A]"), reference.piece_to_id("<turn>")]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "a"
+
+
 def test_sentencepiece_settings(folder):
     settings = {"add_bos_token": False, "chat_template": CHATML}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -75,6 +97,30 @@ def test_saved_tokenizer_loads_again(folder, tmp_path):
     again = load_tokenizer(tmp_path / "saved")
     assert again(texts()).input_ids == tokenizer(texts()).input_ids
     assert (again.bos_token, again.eos_token) == ("<s>", "</s>")
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_vocabularies_of_early_releases(kind, tmp_path):
+    """Published classifiers are often older than tokenizer.json."""
+    config = tmp_path / "config.json"
+    if kind == "bert":
+        (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\na\n##b\n")
+        expected = [2, 5, 6, 7, 3]
+    else:
+        backend = Tokenizer(models.BPE())
+        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        backend.train_from_iterator(
+            [], trainers.BpeTrainer(special_tokens=special, initial_alphabet=["a", "b", "Ġ"])
+        )
+        backend.model.save(str(tmp_path))
+        ids = backend.get_vocab()
+        expected = [0, ids["a"], ids["Ġ"], ids["a"], ids["b"], 2]
+    config.write_text(json.dumps({"model_type": kind}))
+    text = "Hello ab" if kind == "bert" else "a ab"
+    assert load_tokenizer(tmp_path)(text).input_ids == expected
+    config.write_text('{"model_type": "llama"}')  # its class would split text in another way
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        load_tokenizer(tmp_path)
 
 
 def test_fast_tokenizer(tmp_path):

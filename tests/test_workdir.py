@@ -64,7 +64,7 @@ def test_the_folder_of_another_stage_is_refused_by_its_name(tmp_path):
 
 def test_same_config_continues_and_free_keys_may_differ(tmp_path):
     prepare(tmp_path, ConfigDict(CONFIG))
-    run = prepare(tmp_path, changed(mesh__fsdp=8, log__every_steps=1))
+    run = prepare(tmp_path, changed(mesh__fsdp=8, log__every_steps=1, data__row_tokens=512))
     assert run.continued
     assert len(run.environment()) == 2
     assert json.loads((tmp_path / "config.json").read_text())["mesh"]["fsdp"] == 8
@@ -83,6 +83,20 @@ def test_another_config_is_refused_with_the_keys(tmp_path):
     )
     assert "mesh" not in str(error.value)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "file", ["samples.jsonl", "rounds/00/evaluation_samples.jsonl", "rounds/01/samples.jsonl"]
+)
+def test_answers_that_would_be_gone_on_with_bind_the_config(file, tmp_path):
+    prepare(tmp_path)
+    answers = tmp_path / file
+    answers.parent.mkdir(parents=True, exist_ok=True)
+    answers.touch()
+    prepare(tmp_path, changed(seed=1))  # nothing has been answered
+    answers.write_text('{"prompt": 0, "candidates": []}\n')
+    with pytest.raises(ConfigError, match="belongs to another config: seed 1 there, 2 here"):
+        prepare(tmp_path, changed(seed=2))
 
 
 def test_many_differences_are_counted_and_missing_keys_named():

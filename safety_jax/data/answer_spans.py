@@ -5,7 +5,7 @@ import re
 
 from safety_jax.base.errors import DataError
 from safety_jax.data import text_rules, thoughts
-from safety_jax.data.control import WORD, ControlTokens
+from safety_jax.data.control import WORD, ControlTokens, find_last
 from safety_jax.data.records import Record
 from safety_jax.data.recovery import Beginning
 from safety_jax.data.template import Span, Template, Worded
@@ -29,7 +29,7 @@ def behind(
         first -= 1
     code = "".join(span.code for span in found.spans[first:])
     said = thoughts.split(record.messages[-1].content).answer.strip()
-    at = code.rfind(said)
+    at = find_last(said, code)
     if at < 0:
         return DataError(
             f"{record.where}: the template changes the answer's text, so it has no place for a "

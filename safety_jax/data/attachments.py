@@ -18,6 +18,7 @@ _DOCUMENTS = "documents"  # for chat templates with retrieved texts
 _EARLIER = ("history", "chat_history")  # LLaMA-Factory's
 _CONTEXTS = ("context", "input", "inputs")
 _SETTINGS = "chat_template_kwargs"  # TRL's
+_EMPTY = ("[]", "{}", "null")  # as a cell of a CSV file spells that there is none
 # The beginning of a list, not an empty one, as Python spells it.
 _SPELLED = re.compile(r"""\s*\[\s*[\[{('"]""")
 COLUMNS = (*_SEEN, *_TOOLS, _DOCUMENTS)
@@ -30,7 +31,7 @@ def refuse(row: Mapping[str, Any]) -> None:
     Ignores columns that are empty, or that hold something else under such a name (`tools`: a word).
     """
     for column, value in row.items():
-        if (column in _SEEN and value) or _holds_file(value):
+        if (column in _SEEN and value and value not in _EMPTY) or _holds_file(value):
             raise BadRow(
                 f"{column!r} holds pictures or sounds, but models here read text only; add "
                 f"without={column} to the source if the text means the same without it"

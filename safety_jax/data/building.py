@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from safety_jax.base.errors import DataError
 from safety_jax.data import text_rules
 from safety_jax.data.examples import Counts, Examples
-from safety_jax.data.records import Pair, Rated
+from safety_jax.data.records import Labelled, Pair, Rated
 from safety_jax.data.sources import Skipped
 from safety_jax.data.text_rules import TextRules
 
@@ -25,12 +25,14 @@ class Encoded:
 
     Attributes:
         answer: marks tokens of answers, regardless of which are trained.
+        begin: number of leading tokens that are never cut, such as BOS.
         notes: keys of `text_rules.NOTES`.
         begun: number of tokens of another answer in front of the last one.
     """
 
     ids: list[int]
     answer: list[bool]
+    begin: int
     notes: frozenset[str] = frozenset()
     begun: int = 0
 
@@ -45,17 +47,16 @@ class Encoded:
         self.answer[first : first + self.begun] = [False] * self.begun
 
 
-def shorten(encoded: Encoded, surplus: int, max_length: int, begin: int) -> list[str]:
+def shorten(encoded: Encoded, surplus: int, max_length: int) -> list[str]:
     """Shortens an example to `max_length` tokens, in place; returns which parts were cut.
 
     Args:
         surplus: tokens to remove; for a side of a pair, those of the longer side.
-        begin: number of leading tokens that stay.
     """
     if surplus <= 0:
         return []
     cut = []
-    prompt = encoded.prompt_length
+    prompt, begin = encoded.prompt_length, encoded.begin
     keep = max(min(prompt, max(max_length // 4, begin, 1)), prompt - surplus)
     if keep < prompt:
         del encoded.ids[begin : begin + prompt - keep]
@@ -178,14 +179,12 @@ class Limits:
         max_length: most tokens of a side, including its end.
         overlong_prompt: "error", or "skip" to leave out rows whose prompt alone fills the room.
         vocabulary_size: rows of the model's embedding.
-        begin: number of tokens at the beginning of every text, which are never cut.
         end: ids to append to every text once it is cut.
     """
 
     max_length: int
     overlong_prompt: str
     vocabulary_size: int
-    begin: int
     end: tuple[int, ...] = ()
 
     @property
@@ -207,7 +206,8 @@ class SidesBuilder:
         rules: how texts are read; they decide whether a row that cannot be encoded is left out.
         bad_rows: "skip" leaves out rows whose two answers are equal once cut, "error" raises.
         skipped: receives the rows that are left out, with the reason.
-        distinct: two answers must differ.
+        compared: the sides are answers that are compared. They must differ, and the prompt loses
+            the same number of tokens on all sides, as many as the longest side needs.
     """
 
     def __init__(
@@ -218,17 +218,15 @@ class SidesBuilder:
         rules: TextRules,
         bad_rows: str,
         skipped: list[Skipped],
-        distinct: bool = True,
+        compared: bool = True,
     ):
         self._builders = [Builder() for _ in range(sides)]
         self._limits, self._rules, self._bad_rows = limits, rules, bad_rows
-        self._skipped, self._distinct = skipped, distinct
+        self._skipped, self._compared = skipped, compared
         self._rows = self._too_long = 0
 
-    def add(self, row: Pair | Rated, found: Sequence[Encoded | DataError]) -> bool:
+    def add(self, row: Pair | Rated | Labelled, found: Sequence[Encoded | DataError]) -> bool:
         """Adds the sides of a row; returns False if it leaves the row out.
-
-        The prompt loses the same number of tokens on all sides, as many as the longest side needs.
 
         Raises:
             DataError: the row cannot be used, and its source or the config does not allow to leave
@@ -245,9 +243,14 @@ class SidesBuilder:
         if not limits.prompts.takes(where, prompt):
             self._too_long += 1
             return self._leave_out(where, f"its prompt has {prompt} tokens")
-        surplus = max(len(side.ids) for side in sides) - limits.room
-        cuts = [shorten(side, surplus, limits.room, limits.begin) for side in sides]
-        if self._distinct and len(sides) == 2 and sides[0].ids == sides[1].ids:
+        lengths = [len(side.ids) for side in sides]
+        if self._compared:
+            lengths = [max(lengths)] * len(sides)
+        cuts = [
+            shorten(side, length - limits.room, limits.room)
+            for side, length in zip(sides, lengths, strict=True)
+        ]
+        if self._compared and len(sides) == 2 and sides[0].ids == sides[1].ids:
             why = f"its answers do not differ within data.max_length={limits.max_length}"
             if self._bad_rows == "error":
                 raise DataError(

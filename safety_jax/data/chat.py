@@ -35,7 +35,7 @@ from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data import chat_process, chat_spans
 from safety_jax.data.chat_process import Job, Rendered, RunawayTemplate
 from safety_jax.data.chat_spans import Outline, Parts, Stretch, StretchPlan, Turn, Unwritable
-from safety_jax.data.control import WORD, ControlTokens, control_tokens
+from safety_jax.data.control import WORD, ControlTokens, control_tokens, find_last
 
 UNASKED, DATED = "unasked", "dated"
 _KEPT_SHAPES = 4096
@@ -272,7 +272,7 @@ class ChatTemplate:
             raise written
         said = turns[-1]["content"]
         for text in (said, said.strip()):
-            if (at := written.code.rfind(text)) >= 0 and text:
+            if text and (at := find_last(text, written.code)) >= 0:
                 return written.code[: at + len(text)]
         raise Unwritable("it leaves out what is to be continued")
 

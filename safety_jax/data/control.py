@@ -41,6 +41,13 @@ def word(number: int) -> str:
     return f"{SECRET}{number:06d}"
 
 
+def find_last(text: str, code: str) -> int:
+    """Where a text last stands in a coded one, outside code words, whose digits it may spell; -1 if
+    nowhere."""
+    # Texts of rows hold no halves of surrogate pairs.
+    return WORD.sub(lambda found: "\ud800" * len(found.group()), code).rfind(text)
+
+
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> "ControlTokens":
     """The control tokens of a tokenizer; cached until the tokenizer changes."""
     state = len(tokenizer), tokenizer.chat_template
@@ -65,6 +72,7 @@ class ControlTokens:
         self.texts = sorted(special | _between_turns(tokenizer, others), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self.texts)) or "(?!)")
         self._words = {text: word(number) for number, text in enumerate(self.texts)}
+        self._begin = self._words.get(str(tokenizer.bos_token or ""))
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._inputs = list(tokenizer.model_input_names)
         self._name = tokenizer.name_or_path or "the tokenizer"
@@ -80,6 +88,10 @@ class ControlTokens:
     def encode(self, text: str) -> str:
         """A template's text, with code words in place of control tokens."""
         return self._pattern.sub(lambda found: self._words[found.group()], text)
+
+    def begins(self, text: str) -> bool:
+        """Whether an encoded text begins with BOS."""
+        return self._begin is not None and text.startswith(self._begin)
 
     def decode(self, text: str) -> str:
         """Undoes `encode`, for people to read."""

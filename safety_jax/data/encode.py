@@ -127,7 +127,7 @@ def encode(records: Sequence[Record], encoding: Encoding, *, train_on: str) -> E
                 f"{record.where}: has an answer of weight 0, which data.train_on=everything would "
                 "learn; set it to response, or remove the row"
             )
-        cut = shorten(example, len(example.ids) - max_length, max_length, len(begin))
+        cut = shorten(example, len(example.ids) - max_length, max_length)
         builder.add(example, cut, record.where, record.source, everything)
     return builder.finish(encoding.vocabulary_size, skipped, len(records), max_length)
 
@@ -202,7 +202,9 @@ def _join(
         )
     if not (spans[-1].ended or record.cut):
         ids, answer = [*ids, cast(int, tokenizer.eos_token_id)], [*answer, True]
-    return Encoded(begin + ids, answer, begun=begun)
+    # A chat template writes BOS itself.
+    kept = len(begin) + control_tokens(tokenizer).begins(spans[0].code)
+    return Encoded(begin + ids, answer, kept, begun=begun)
 
 
 def _ends_blank(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:

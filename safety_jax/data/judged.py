@@ -164,7 +164,8 @@ class SingleText:
             ids, begin, end = tokens.ids, self.frame.begin, self.frame.end
             if end and ids[-1:] == end:  # the chat template has written it already
                 ids, answer = ids[:-1], answer[:-1]
-            found.append(Encoded(begin + ids, [False] * len(begin) + answer, row.notes))
+            kept = len(begin) + control.begins(row.code)  # a chat template writes BOS itself
+            found.append(Encoded(begin + ids, [False] * len(begin) + answer, kept, row.notes))
         return found
 
     def prompt(self, record: Record) -> str:
@@ -193,7 +194,7 @@ class TextPair:
             prompt = self.frame.begin + next(asked) + self.frame.between
             second = next(said)
             answer = [False] * len(prompt) + [True] * len(second)
-            found.append(Encoded(prompt + second, answer, row.notes))
+            found.append(Encoded(prompt + second, answer, len(self.frame.begin), row.notes))
         return found
 
     def prompt(self, record: Record) -> str:
@@ -249,9 +250,7 @@ def encode_answers(
     """
     encode.check_choice("data.overlong_prompt", overlong_prompt, ("error", "skip"))
     frame = wording.frame
-    limits = building.Limits(
-        max_length, overlong_prompt, vocabulary_size, len(frame.begin), tuple(frame.end)
-    )
+    limits = building.Limits(max_length, overlong_prompt, vocabulary_size, tuple(frame.end))
     if limits.room < 2:
         raise ConfigError(
             f"data.max_length is {max_length}; expected at least {2 + len(frame.end)}"

@@ -1,6 +1,10 @@
 """Labels of rows: unsafe or not, to be learned or not, kinds of harm."""
 
+import ast
+import contextlib
 import dataclasses
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +43,11 @@ _WORDS = NAMES | {
     "desirable": False, "chosen": False, "good": False,
 }  # fmt: skip
 
-_FLAGS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+_FLAGS = {
+    "true": True, "yes": True, "1": True, "1.0": True,  # as pandas writes 1 beside empty cells
+    "false": False, "no": False, "0": False, "0.0": False,
+}  # fmt: skip
+_MISSING = (None, "")  # an empty cell of a CSV file says nothing
 # Columns that say whether the only answer of a row is good, or bad.
 _GOOD = (
     "is_safe", "is_response_safe", "safe", "desirable", "is_desirable", "kto_tag", "train",
@@ -57,13 +65,14 @@ _VERDICTS = frozenset(VERDICTS) - {"weight"}
 
 def flag_of(row: Row, column: str) -> bool:
     """Whether a column is true; a BadRow if it is neither true nor false."""
-    value = _flag(row.get(column))
+    value = as_flag(row.get(column))
     if value is None:
         raise BadRow(f"{column!r} is {row.get(column)!r:.80}; expected true or false")
     return value
 
 
-def _flag(value: Any) -> bool | None:
+def as_flag(value: Any) -> bool | None:
+    """Whether a value is true; None if it is neither true nor false."""
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
     # A CSV file has no booleans.
@@ -99,7 +108,7 @@ def unsafe_of_both(row: Row) -> tuple[bool, bool] | None:
     found = {
         names: tuple(flag_of(row, name) == unsafe for name in names)
         for names, unsafe in _UNSAFE.items()
-        if any(row.get(name) is not None for name in names)
+        if any(row.get(name) not in _MISSING for name in names)
     }
     if len(set(found.values())) > 1:
         raise BadRow(f"{' and '.join(name for name, _ in found)} contradict each other")
@@ -108,8 +117,8 @@ def unsafe_of_both(row: Row) -> tuple[bool, bool] | None:
 
 def categories_of(row: Row, column: str) -> tuple[str, ...]:
     """A name, a list of names, or a mapping from name to whether it holds."""
-    value = row.get(column)
-    if value is None or value == "":
+    value = _spelled(row.get(column))
+    if value in _MISSING:
         return ()
     if isinstance(value, Mapping):
         return tuple(sorted(name for name, holds in value.items() if holds))
@@ -117,6 +126,27 @@ def categories_of(row: Row, column: str) -> tuple[str, ...]:
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return tuple(sorted(set(names)))
     raise BadRow(f"{column!r} is {type(value).__name__}; expected a name or a list of names")
+
+
+def _spelled(value: Any) -> Any:
+    """The names that a text spells as a list or a mapping, in JSON or as pandas writes them into a
+    CSV file; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = read(value.strip())
+            if isinstance(found, list | dict) and all(isinstance(name, str) for name in found):
+                return found
+    return value
+
+
+def number_of(row: Row, column: str, expected: str = "a number") -> float:
+    """The number in a column; a BadRow if there is none."""
+    value = _number(row.get(column))
+    if value is None or not math.isfinite(value):
+        raise BadRow(f"{column!r} is {row.get(column)!r:.80}; expected {expected}")
+    return value
 
 
 # ---------------------------------------------------------------------------- not to be learned
@@ -138,7 +168,7 @@ def refuse_unwanted(row: Row, own: tuple[str, ...], labels: Labels) -> None:
     if labels.unsafe is not None and labels.unsafe[0]:
         raise UnwantedRow("its answer is labelled unsafe")
     for column in sorted(_VERDICTS & row.keys()):
-        if column in own or row[column] is None or row[column] == "":
+        if column in own or row[column] in _MISSING:
             continue
         if _says_bad(row, column, own):
             raise UnwantedRow(f"{column!r} is {row[column]!r:.40}: not an answer to learn")
@@ -146,7 +176,7 @@ def refuse_unwanted(row: Row, own: tuple[str, ...], labels: Labels) -> None:
 
 def refuse_weightless(row: Row, own: tuple[str, ...] = ()) -> None:
     """Raises an UnwantedRow for a row of weight 0, a BadRow for one that is neither 0 nor 1."""
-    if "weight" in own or row.get("weight") is None:
+    if "weight" in own or row.get("weight") in _MISSING:
         return
     try:
         weight = flag_of(row, "weight")
@@ -206,7 +236,7 @@ def _says_bad(row: Row, column: str, own: tuple[str, ...]) -> bool:
     value = row[column]
     if (bad := _word(value, _WORDS)) is not None:
         return bad
-    flag = _flag(value)
+    flag = as_flag(value)
     is_kto = column == "label" and "completion" in own  # TRL's columns
     if column == "label" and not is_kto:
         if flag is None and value != -1:

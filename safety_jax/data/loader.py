@@ -328,7 +328,7 @@ def _check_fits(cells: Int[np.ndarray, "n M"], row_tokens: int, where: Sequence[
     if cells[longest].max() > row_tokens:
         raise ConfigError(
             f"rows have {row_tokens} tokens; expected at least the {cells[longest].max()} of "
-            f"{where[longest]}, raise the row length or lower data.max_length"
+            f"{where[longest]}, raise data.row_tokens or lower data.max_length"
         )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safety_jax.data import thoughts, values
@@ -23,6 +23,11 @@ class Message:
     content: str
     learned: bool = True
     cut: bool = False
+
+
+def same_words(turns: Sequence[Message], others: Sequence[Message]) -> bool:
+    """Whether two dialogues say the same, whatever is learned of them."""
+    return [(one.role, one.content) for one in turns] == [(one.role, one.content) for one in others]
 
 
 class BadRow(Exception):

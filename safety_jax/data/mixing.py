@@ -204,7 +204,8 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
     """
     if rows >= len(records):
         raise ConfigError(
-            f"{rows} validation rows asked for of {len(records)}; expected fewer than there are"
+            f"data.eval_rows is {rows}, but there are {len(records)} rows in all; expected "
+            "fewer: lower it, or name other rows in data.eval"
         )
     groups: dict[str, list[int]] = {}
     for i, record in enumerate(records):
@@ -216,7 +217,7 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
             validation.update(members[g])
     if rows and not validation:
         raise ConfigError(
-            f"{rows} validation rows asked for, but each prompt has more rows than that, at least "
+            f"data.eval_rows is {rows}, but each prompt has more rows than that, at least "
             f"{min(map(len, members))}, and they stay together; expected as many, or other rows to "
             "validate on in data.eval"
         )

@@ -13,7 +13,7 @@ If rows say which answer is better and which is safer, a rule decides which is p
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -25,7 +25,6 @@ from safety_jax.data.examples import Examples
 from safety_jax.data.labels import Labels
 from safety_jax.data.records import Labelled, Pair, Record
 from safety_jax.data.sources import Skipped
-from safety_jax.data.template import Template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +151,6 @@ def encode_pairs(
     *,
     encoding: encode.Encoding,
     bad_rows: str,
-    distinct: bool = True,
 ) -> Pairs:
     """Tokenizes both answers of every pair behind the same prompt.
 
@@ -164,30 +162,69 @@ def encode_pairs(
 
     Args:
         bad_rows: "skip" leaves out pairs whose answers are equal once cut, "error" raises.
-        distinct: answers must differ.
         skipped: receives the rows that are left out, with the reason.
 
     Raises:
         ConfigError, DataError: as `encode.encode`; also answers of several turns, if the template
             does not mark turns, and answers that do not differ.
     """
-    begin, template = encoding.check(), encoding.template
-    limits = building.Limits(
-        encoding.max_length, encoding.overlong_prompt, encoding.vocabulary_size, len(begin)
-    )
-    sides = building.SidesBuilder(
-        2, limits, rules=template.rules, bad_rows=bad_rows, skipped=skipped, distinct=distinct
-    )
+    begin, sides = encoding.check(), _builder(encoding, bad_rows, skipped, compared=True)
     kept = []
-    both = [
-        encode.encode_uncut([_side(pair, k, template) for pair in pairs], encoding, begin)
-        for k in (0, 1)
-    ]
+    both = [_uncut(pairs, k, encoding, begin) for k in (0, 1)]
     for pair, chosen, rejected in zip(pairs, *both, strict=True):
         if isinstance(chosen, Encoded) and isinstance(rejected, Encoded):
             rejected.unlearn(chosen.begun)
         if sides.add(pair, (chosen, rejected)):
             kept.append(pair)
+    return _built(sides, kept)
+
+
+def encode_labelled(
+    rows: Sequence[Labelled],
+    skipped: list[Skipped],
+    *,
+    encoding: encode.Encoding,
+    bad_rows: str,
+) -> Pairs:
+    """Tokenizes each labelled answer, and behind its prompt the answer of the row before, for KTO
+    (see `rotated`). A row that cannot be encoded lends its answer to none, and none is cut for the
+    sake of the other's answer.
+
+    Args:
+        bad_rows, skipped: as in `encode_pairs`.
+
+    Raises:
+        ConfigError, DataError: as `encode_pairs`.
+    """
+    begin, sides = encoding.check(), _builder(encoding, bad_rows, skipped, compared=False)
+    own = [*_uncut(rotated(rows), 0, encoding, begin)]
+    usable = [row for row, one in zip(rows, own, strict=True) if isinstance(one, Encoded)]
+    lent = rotated(usable)
+    others = iter(zip(lent, _uncut(lent, 1, encoding, begin), strict=True))
+    kept = []
+    for row, one in zip(rows, own, strict=True):
+        if isinstance(one, DataError):
+            sides.add(row, (one, one))
+            continue
+        pair, other = next(others)
+        if sides.add(pair, (one, other)):
+            kept.append(pair)
+    return _built(sides, kept)
+
+
+def _builder(
+    encoding: encode.Encoding, bad_rows: str, skipped: list[Skipped], *, compared: bool
+) -> building.SidesBuilder:
+    limits = building.Limits(
+        encoding.max_length, encoding.overlong_prompt, encoding.vocabulary_size
+    )
+    rules = encoding.template.rules
+    return building.SidesBuilder(
+        2, limits, rules=rules, bad_rows=bad_rows, skipped=skipped, compared=compared
+    )
+
+
+def _built(sides: building.SidesBuilder, kept: Sequence[Pair]) -> Pairs:
     chosen_examples, rejected_examples = sides.finish()
     flags = [pair.labels.unsafe for pair in kept]
     return Pairs(
@@ -198,13 +235,26 @@ def encode_pairs(
     )
 
 
-def _side(pair: Pair, side: int, template: Template) -> Record:
-    answer = (pair.chosen, pair.rejected)[side]
-    if len(answer) > 1 and not template.has_special_tokens:
-        raise DataError(
-            f"{pair.where}: its answers have several turns, whose ends this template does not "
-            "mark; set data.template=chat, or remove the row"
+def _uncut(
+    pairs: Sequence[Pair], side: int, encoding: encode.Encoding, begin: list[int]
+) -> Iterator[Encoded | DataError]:
+    """One side of every pair, as `encode.encode_uncut`."""
+    answers = [_side(pair, side) for pair in pairs]
+    encoded = encode.encode_uncut(answers, encoding, begin)
+    for pair, found in zip(pairs, encoded, strict=True):
+        turns = len((pair.chosen, pair.rejected)[side])
+        yield (
+            found
+            if turns == 1 or encoding.template.has_special_tokens
+            else DataError(
+                f"{pair.where}: its answers have several turns, whose ends this template does not "
+                "mark; set data.template=chat, or remove the row"
+            )
         )
+
+
+def _side(pair: Pair, side: int) -> Record:
+    answer = (pair.chosen, pair.rejected)[side]
     # A template that marks turns would also learn the answers in the prompt.
     prompt = tuple(dataclasses.replace(message, learned=False) for message in pair.prompt)
     harmful = pair.rejected[0].content if side == 0 and len(pair.rejected) == 1 else ""

@@ -13,7 +13,16 @@ from safety_jax.data import attachments, column_names, forms, threads
 from safety_jax.data import labels as labelling
 from safety_jax.data.formats import catalogue
 from safety_jax.data.formats.row_format import SYSTEM, Format, Parsed
-from safety_jax.data.messages import BadRow, Message, UnwantedRow, is_blank, says_no_input, text_of
+from safety_jax.data.messages import (
+    BadRow,
+    Message,
+    UnwantedRow,
+    is_blank,
+    same_words,
+    says_no_input,
+    text_of,
+)
+from safety_jax.data.other_tools import FINISHES
 from safety_jax.data.remarks import Remarks
 from safety_jax.data.sources import Skipped, Source
 from safety_jax.data.text_files import Row
@@ -25,7 +34,7 @@ WITHHELD = "REDACTED"
 """The text in Aegis 2.0 (Ghosh et al., arXiv 2501.09004) in place of prompts that only another data
 set may publish."""
 CUT_OFF = "length"
-"""OpenAI's `finish_reason` of an answer that was cut off at a limit."""
+"""The `finish_reason` of an answer that was cut off at a limit."""
 
 _SKIP = ", or add bad_rows=skip to the source to leave such rows out"
 
@@ -153,13 +162,14 @@ def _with_ends(parsed: Parsed, row: Row) -> Parsed:
     """Marks answers that were cut off, according to the row."""
     return dataclasses.replace(
         parsed,
-        chosen=_ended(parsed.chosen, row, "finish_reason", "chosen_finish_reason"),
+        chosen=_ended(parsed.chosen, row, "finish_reason", "finish", "chosen_finish_reason"),
         rejected=_ended(parsed.rejected, row, "rejected_finish_reason"),
     )
 
 
 def _ended(turns: tuple[Message, ...], row: Row, *columns: str) -> tuple[Message, ...]:
-    if turns and any(row.get(column) == CUT_OFF for column in columns):
+    reasons = [row.get(column) for column in columns]
+    if turns and any(isinstance(why, str) and FINISHES.get(why) == CUT_OFF for why in reasons):
         return (*turns[:-1], dataclasses.replace(turns[-1], cut=True))
     return turns
 
@@ -186,14 +196,15 @@ def _with_kind(parsed: Parsed, row: Row) -> Parsed:
     kind = row.get("category")
     if parsed.labels.categories or not isinstance(kind, str) or not kind:
         return parsed
-    labels = dataclasses.replace(parsed.labels, categories=(kind,))
+    kinds = labelling.categories_of(row, "category")
+    labels = dataclasses.replace(parsed.labels, categories=kinds)
     return dataclasses.replace(parsed, labels=labels)
 
 
 # Columns that rows may have beside those of their format.
 BESIDE = (
     *SYSTEM, *labelling.VERDICTS, *("input", "inputs", "context", "category", "categories"),
-    *("finish_reason", "chosen_finish_reason", "rejected_finish_reason"),
+    *("finish_reason", "finish", "chosen_finish_reason", "rejected_finish_reason"),
     *labelling.OF_BOTH, *("rating", "transcript", "id", "openai_moderation"),
 )  # fmt: skip
 
@@ -296,7 +307,7 @@ def needs_two_answers(parsed: Parsed) -> None:
         raise BadRow("no rejected answer; preference rows need one")
     _ends_with_answer(parsed.rejected)
     _check_turns(parsed.prompt + parsed.rejected)
-    if parsed.chosen == parsed.rejected:
+    if same_words(parsed.chosen, parsed.rejected):
         raise BadRow("chosen and rejected are equal, so nothing is preferred")
 
 

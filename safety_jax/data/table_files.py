@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,11 +69,19 @@ def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
     return [(where, text_files.plain_row(row, where, errors)) for where, row in rows]
 
 
+# Excel's spelling of control characters, which XML cannot hold: a carriage return is `_x000D_`.
+_ESCAPED = re.compile("_x(00[01][0-9A-Fa-f])_")
+
+
 def _cells(sheet: Any) -> list[list[str]]:
     return [
-        ["" if cell is None else str(cell) for cell in row]
+        ["" if cell is None else _ESCAPED.sub(_unescaped, str(cell)) for cell in row]
         for row in sheet.iter_rows(values_only=True)
     ]
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16))
 
 
 def read_arrow(path: Path, name: str, errors: str) -> list[PlacedRow]:

@@ -169,7 +169,7 @@ def read_csv(data: bytes, name: str, errors: str) -> list[PlacedRow]:
     if named := _SEPARATOR.match(text):
         # Its line end stays, so that lines keep their numbers.
         return _table(text[named.end(1) :], name, named[2])
-    header = text.partition("\n")[0]
+    header = text.lstrip("\r\n").partition("\n")[0]
     found = "," if "," in header else next((one for one in ";\t" if one in header), ",")
     return _table(text, name, found)
 

@@ -11,9 +11,11 @@ A tree becomes one dialogue: from its root, the best ranked reply at every step,
 answer. Messages that were deleted or refused by reviewers do not count, nor do replies to them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from safety_jax.data.labels import as_flag
 from safety_jax.data.messages import BadRow, text_of
 
 COLUMNS = ("message_id", "parent_id", "role", "text")
@@ -79,8 +81,14 @@ def _role(node: Mapping[str, Any]) -> str:
 def _rank(node: Mapping[str, Any]) -> float:
     """A key for sorting: 0 is the best; unranked messages come last, in the order of the file."""
     rank = node.get("rank")
-    return float(rank) if isinstance(rank, int | float) and not isinstance(rank, bool) else 1e9
+    try:
+        # A CSV file has no numbers.
+        found = math.nan if rank is None or isinstance(rank, bool) else float(rank)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    return found if math.isfinite(found) else 1e9
 
 
 def _counts(node: Mapping[str, Any]) -> bool:
-    return not node.get("deleted") and node.get("review_result") is not False
+    deleted, accepted = (as_flag(node.get(name)) for name in ("deleted", "review_result"))
+    return deleted is not True and accepted is not False

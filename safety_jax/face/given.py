@@ -166,14 +166,42 @@ def every(read: Callable[[Source], list[Read]], what: str, rows: Any) -> list[Re
     return found
 
 
+def loaded(value: Any, what: str = "model") -> Model:
+    """A model, checked.
+
+    Args:
+        what: the argument, for messages.
+
+    Raises:
+        ConfigError: it is something else, such as the folder of one.
+    """
+    if not isinstance(value, Model):
+        raise ConfigError(f"the {what} is {_shown(value)}; expected a model, load it by sj.load")
+    return value
+
+
 def tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    if model.tokenizer is None:
+    """The tokenizer of a model.
+
+    Raises:
+        ConfigError: it has none, or is no model.
+    """
+    if loaded(model).tokenizer is None:
         raise ConfigError("the model has no tokenizer; load it by sj.load, or replace `tokenizer`")
     return model.tokenizer
 
 
-def template_name(name: str, tokens: PreTrainedTokenizerBase) -> str:
-    """`name`; if it is "", "chat" for a tokenizer with a chat template, and else "plain"."""
+def template_name(name: Any, tokens: PreTrainedTokenizerBase) -> str:
+    """`name`; if it is "", "chat" for a tokenizer with a chat template, and else "plain".
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(
+            f"template is {_shown(name)}; expected a name such as 'alpaca', or '' for that of the "
+            "model"
+        )
     return name or ("chat" if tokens.chat_template else "plain")
 
 

@@ -88,7 +88,7 @@ def lora(
     Raises:
         ConfigError: the model has adapters already, or a value cannot be used.
     """
-    if model.adapters is not None:
+    if given.loaded(model).adapters is not None:
         raise ConfigError("the model has adapters already; add them to the weights by sj.merge")
     rank = given.whole("rank", rank, Whole(1, LARGEST_RANK))
     alpha = 2.0 * rank if alpha is None else given.number("alpha", alpha, given.POSITIVE)
@@ -114,7 +114,7 @@ def merge(model: Model) -> Model:
     Raises:
         ConfigError: the model is quantised, and quantised kernels cannot be changed.
     """
-    if model.adapters is None:
+    if given.loaded(model).adapters is None:
         return model
     if any(map(quantised.is_quantised, trees.flatten(model.weights).values())):
         raise ConfigError(

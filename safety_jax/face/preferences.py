@@ -82,7 +82,7 @@ def dpo(
             answer by its own scores.
     """
     beta = given.number("beta", beta, given.POSITIVE)
-    if model.adapters is None:
+    if given.loaded(model).adapters is None:
         _check_gradient(model)
     if reference is None and model.adapters is None:
         raise ConfigError(
@@ -134,11 +134,8 @@ def _check_gradient(model: Model) -> None:
 
 def _check_reference(reference: Model, model: Model) -> None:
     """Raises a ConfigError if the reference cannot read the model's token ids where they lie."""
-    if not isinstance(reference, Model):
-        raise ConfigError(
-            f"the reference is {f'{reference!r}'[:60]}; expected a model, load it by sj.load"
-        )
-    mine, theirs = given.tokenizer(model).get_vocab(), reference.tokenizer
+    theirs = given.loaded(reference, "reference").tokenizer
+    mine = given.tokenizer(model).get_vocab()
     size, rows = model.config.vocabulary_size, reference.config.vocabulary_size
     if theirs is None:
         alike = rows == size

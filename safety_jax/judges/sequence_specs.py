@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from safety_jax.base.errors import ConfigError
+from safety_jax.base.errors import CheckpointError, ConfigError
 from safety_jax.data import prompts
 from safety_jax.judges import sequence
 from safety_jax.judges.batching import Batcher
@@ -31,6 +31,7 @@ def headed(
 ) -> PlannedJudge:
     """A judge that is a model with a score head. See `registry.JudgeKind.plan`."""
     folder, mesh = resolve_folder(name, spec), resources.mesh
+    _refuse_adapter(name, folder)
     scorer = heads.read_scorer(folder)
     heads.shardings(scorer, mesh)
     kernels = heads.kernels_of(scorer, resources.kernels)
@@ -78,6 +79,16 @@ def headed(
         )
 
     return PlannedJudge(card, load, None)
+
+
+def _refuse_adapter(name: str, folder: Path) -> None:
+    """Raises a CheckpointError for an adapter's folder, such as TRL's RewardTrainer writes."""
+    if (folder / hub.ADAPTER).is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"score.judges.{name}.path: {folder} is an adapter; expected a whole model with a "
+            "score head; merge it with peft: AutoPeftModelForSequenceClassification"
+            ".from_pretrained(...).merge_and_unload().save_pretrained(FOLDER), and give FOLDER"
+        )
 
 
 def _card(

@@ -50,14 +50,26 @@ class Reliability:
 
 def reliability(scores: Values, outcomes: Outcomes, *, bins: int) -> Reliability:
     """Confidence and accuracy by bins. The prediction is the likelier outcome; its probability, the
-    confidence, is between 1/2 and 1."""
+    confidence, is between 1/2 and 1. A score of 0 predicts neither, and counts as half right: a
+    judge that gives both answers of a pair one score is right on half of such pairs."""
     confidence = special.expit(np.abs(scores))
-    right = (scores > 0) == outcomes
-    index = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
+    right = half_right(scores, outcomes)
+    index = bin_of(scores, bins=bins)
     count = np.bincount(index, minlength=bins)
     kept = count > 0
     sums = [np.bincount(index, weights=w, minlength=bins)[kept] for w in (confidence, right)]
     return Reliability(sums[0] / count[kept], sums[1] / count[kept], count[kept])
+
+
+def bin_of(scores: Values, *, bins: int) -> Int[np.ndarray, " n"]:
+    """The number, from 0, of each score's bin of confidence."""
+    confidence = special.expit(np.abs(scores))
+    return np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
+
+
+def half_right(scores: Values, outcomes: Outcomes) -> Values:
+    """1 for each right prediction, 1/2 for each undecided one, else 0."""
+    return np.where(scores == 0, 0.5, (scores > 0) == outcomes)
 
 
 def nll(scores: Values, outcomes: Outcomes) -> float:
@@ -81,18 +93,22 @@ def temperature(scores: Values, outcomes: Outcomes) -> float:
 
 
 def cross_fitted(
-    scores: Values, outcomes: Outcomes, *, bins: int
+    scores: Values, outcomes: Outcomes, clusters: Int[np.ndarray, " n"], *, bins: int
 ) -> tuple[float, float] | tuple[None, None]:
     """ECE and NLL after each half of the examples is scaled by the temperature of the other half.
 
-    Each half has every second example of either outcome, so that both have the same share of them
-    in files that alternate, such as of a safe and an unsafe answer to each prompt. No temperature
-    is thus evaluated on the examples to which it was fitted. None for fewer than four examples.
+    No cluster, such as the answers to one prompt, is in both halves, so that no temperature is
+    evaluated on what it was fitted to. Each half has every second cluster in the order of their
+    shares of outcomes, so that both halves have about the same share. None for fewer than four
+    clusters.
     """
-    if len(scores) < 4:
+    _, firsts, group = np.unique(clusters, return_index=True, return_inverse=True)
+    if len(firsts) < 4:
         return None, None
-    halves = np.zeros(len(scores), int)
-    halves[np.argsort(outcomes, kind="stable")] = np.arange(len(scores)) % 2
+    shares = np.bincount(group, outcomes) / np.bincount(group)
+    half_of = np.zeros(len(firsts), int)
+    half_of[np.lexsort((firsts, shares))] = np.arange(len(firsts)) % 2
+    halves = half_of[group]
     scaled = np.empty_like(scores)
     for half in (0, 1):
         here = halves == half

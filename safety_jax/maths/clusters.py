@@ -31,7 +31,7 @@ def effective(values: Numbers | Verdicts, clusters: Clusters) -> float:
     count = int(group.max()) + 1
     mean = float(np.mean(values))
     alone = mean * (1 - mean)
-    if count in (1, n) or alone == 0:
+    if count in (1, n) or len(np.unique(values)) == 1:  # also if all are one half
         return float(count)
     totals = np.bincount(group, np.asarray(values, float) - mean)
     variance = count / (count - 1) * float((totals**2).sum()) / n**2

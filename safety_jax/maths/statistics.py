@@ -45,7 +45,8 @@ def wilson_mean(mean: float, count: int | float) -> Interval:
     share = Z**2 / count
     centre = (mean + share / 2) / (1 + share)
     half = math.sqrt(share * (mean * (1 - mean) + share / 4)) / (1 + share)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    # Rounding must not put the mean itself outside.
+    return max(min(centre - half, mean), 0.0), min(max(centre + half, mean), 1.0)
 
 
 def any_of(hits: int, trials: int, k: int) -> float:

@@ -62,7 +62,7 @@ class Asked:
         fitting = [
             k
             for k, verdict in enumerate(self.verdicts)
-            if self.answers[k].text.strip()
+            if not self.answers[k].empty
             and verdict.unsafe is False
             and (self.is_unsafe or not verdict.refused)
         ]
@@ -79,7 +79,7 @@ class Asked:
         fitting = [
             k
             for k, verdict in enumerate(self.verdicts)
-            if self.answers[k].text.strip()
+            if not self.answers[k].empty
             and (verdict.unsafe is True if self.is_unsafe else verdict.refused)
         ]
         worst = min(fitting, key=lambda k: self.verdicts[k].rank, default=None)
@@ -93,16 +93,16 @@ def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
     else a demonstration that was written for an unsafe request. The model can then tell the two
     kinds of prompts apart only by what they ask for.
     """
-    refusals = [one.prompt.reference for one in asked if one.is_unsafe and one.prompt.reference]
+    refusals = [one.prompt for one in asked if one.is_unsafe and one.prompt.reference]
     order = permutation(len(refusals), seed=seed, stream=_STREAM)
     found: list[Line] = []
     borrowed = 0
     for one in asked:
-        good, bad = one.good(), one.bad()
+        good, bad, bad_of = one.good(), one.bad(), one.prompt
         if bad is None and not one.is_unsafe and refusals:
-            lent = refusals[int(order[borrowed % len(refusals)])]
-            bad, borrowed = Candidate.of_reference(lent), borrowed + 1
-        if good is None or bad is None or good.text == bad.text:
+            bad_of = refusals[int(order[borrowed % len(refusals)])]
+            bad, borrowed = Candidate.of_reference(bad_of.reference), borrowed + 1
+        if good is None or bad is None or good.turn.answer == bad.turn.answer:
             continue
         found.append(
             {
@@ -111,8 +111,8 @@ def pairs(asked: Sequence[Asked], seed: int) -> list[Line]:
                 "rejected": bad.turn.answer,
                 "chosen_unsafe": False,
                 "rejected_unsafe": one.is_unsafe,
-                "chosen_finish_reason": _ending(good),
-                "rejected_finish_reason": _ending(bad),
+                "chosen_finish_reason": _ending(one.prompt, good),
+                "rejected_finish_reason": _ending(bad_of, bad),
                 "category": one.prompt.group,
             }
         )
@@ -137,7 +137,7 @@ def kept(asked: Sequence[Asked], first: Callable[[str], str] = str) -> list[Line
             {
                 "prompt": _messages(one.prompt),
                 "response": beginning,
-                "finish_reason": _ending(good) if beginning == answer else CUT_OFF,
+                "finish_reason": _ending(one.prompt, good) if beginning == answer else CUT_OFF,
             }
         )
     return found
@@ -153,7 +153,7 @@ def judged(asked: Sequence[Asked], seed: int) -> list[Line]:
         _judged(one.prompt, answer.turn.answer, bool(verdict.unsafe), "own")
         for one in asked
         for answer, verdict in zip(one.answers, one.verdicts, strict=True)
-        if verdict.unsafe is not None and answer.text.strip()
+        if verdict.unsafe is not None and not answer.empty
     ]
     found += [
         _judged(one.prompt, one.prompt.reference, False, "demonstration")
@@ -189,8 +189,8 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in asked]
 
 
-def _ending(answer: Candidate) -> str:
-    return CUT_OFF if answer.finish == "length" else "stop"
+def _ending(prompt: Prompt, answer: Candidate) -> str:
+    return CUT_OFF if judging.is_cut(prompt, answer) else "stop"
 
 
 def count(lines: Sequence[Line], column: str) -> Mapping[Any, int]:

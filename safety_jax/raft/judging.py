@@ -66,6 +66,17 @@ def answered(prompt: Prompt, answer: str, *, cut: bool = False) -> Record:
     return Record(whole, record.context, record.source, record.where)
 
 
+def is_cut(prompt: Prompt, answer: Candidate) -> bool:
+    """Whether an answer was cut off: a sampled one at its limit, that of the prompt's row as the
+    row says."""
+    return prompt.record.cut if answer.finish == "reference" else answer.finish == "length"
+
+
+def to_learn(prompt: Prompt, answer: Candidate) -> Record:
+    """The prompt's record with this candidate as the answer to learn."""
+    return answered(prompt, answer.text, cut=is_cut(prompt, answer))
+
+
 def by_prompt(
     scores: Mapping[str, Sequence[Score]], candidates: Sequence[Sequence[Candidate]]
 ) -> list[dict[str, list[Score]]]:

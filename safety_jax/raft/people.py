@@ -6,6 +6,7 @@ from pathlib import Path
 from safety_jax.base.errors import DataError
 from safety_jax.data import sheets
 from safety_jax.data.shuffling import permutation
+from safety_jax.raft import judging
 from safety_jax.raft.prompt_pool import Prompt
 from safety_jax.raft.round_files import Candidate
 from safety_jax.raft.selection import CHOSEN, NONE_ACCEPTED, Selection
@@ -25,12 +26,18 @@ def export(
     most = max(len(row) for row in candidates)
     rows = []
     for prompt, row in zip(prompts, candidates, strict=True):
-        asked = prompt.record.messages
-        question = next(m.content for m in reversed(asked) if m.role == "user")
         shown = [row[k].turn.answer for k in shuffled(prompt, len(row), seed)]
         # Spreadsheets, and `sheets.read`, expect the same number of cells in every row.
-        rows.append([prompt.number, question, "", *shown, *[""] * (most - len(row))])
+        rows.append([prompt.number, _asked(prompt), "", *shown, *[""] * (most - len(row))])
     sheets.write(path, [*COLUMNS, *(f"answer_{k + 1}" for k in range(most))], rows)
+
+
+def _asked(prompt: Prompt) -> str:
+    """The prompt as the model read it; if it has several turns, each begins with its role."""
+    messages = judging.conversation(prompt, "").prompt
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"[{message.role}] {message.content}" for message in messages)
 
 
 def read(

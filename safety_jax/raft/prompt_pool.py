@@ -155,7 +155,7 @@ class Draws:
         per_round: prompts that each of them draws.
         ordinary_share: the share of ordinary prompts among them.
         order: one of ORDERS: shuffled by the seed, or as in the files.
-        reuse: whether prompts may repeat once their whole group has been drawn.
+        reuse: whether prompts may repeat, in later rounds, once their whole group has been drawn.
     """
 
     rounds: int
@@ -305,9 +305,16 @@ class _Reader:
 
 
 def _check_enough(key: str, usable: int, needed: int, draws: Draws) -> None:
-    """Raises a DataError if the prompts do not last until the final round."""
+    """Raises a DataError if the prompts do not last until the final round; or, if they may repeat,
+    not for a round: the second time in a round a prompt would get the same answers again."""
     rounds = draws.rounds
-    if usable < (1 if draws.reuse else needed * rounds):
+    if draws.reuse and usable < needed:
+        raise DataError(
+            f"{key} has {usable} usable prompts, and every round draws {needed}; "
+            "raft.reuse_prompts repeats prompts in later rounds, not within one: give more, or "
+            "lower raft.prompts"
+        )
+    if not draws.reuse and usable < needed * rounds:
         raise DataError(
             f"{key} has {usable} usable prompts; {rounds} rounds of {needed} need "
             f"{rounds * needed}: give more, lower raft.prompts or raft.rounds, or set "

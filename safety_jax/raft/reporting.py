@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from safety_jax.judges.judge import Score
+from safety_jax.data.parsing import CUT_OFF
+from safety_jax.judges.judge import Score, from_record
 from safety_jax.judges.ledger import as_json
 from safety_jax.models import llama
 from safety_jax.raft import judging, round_files, round_measures
@@ -48,11 +50,20 @@ def write(
             }
         )
         if choice.index is not None:
-            messages = judging.answered(prompt, answers[choice.index].text).messages
-            turns = [{"role": m.role, "content": m.content} for m in messages]
-            selected.append({"messages": turns})
+            selected.append(_learned(prompt, answers[choice.index]))
     round_files.write_lines(path / "candidates.jsonl", everything)
     round_files.write_lines(path / "selected.jsonl", selected)
+
+
+def _learned(prompt: Prompt, answer: Candidate) -> dict[str, Any]:
+    """A row from which stage `sft` learns what the round learned."""
+    record = judging.to_learn(prompt, answer)
+    messages = (*from_record(record).prompt, record.messages[-1])
+    turns = [
+        {"role": m.role, "content": m.content} | ({} if m.learned else {"weight": 0})
+        for m in messages
+    ]
+    return {"messages": turns, "finish_reason": CUT_OFF if record.cut else "stop"}
 
 
 def rewards(

@@ -15,7 +15,6 @@ All files but the two appended ones are written atomically.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,8 +116,16 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
-    """The figures of a finished round; None if it is not finished."""
+    """The figures of a finished round; None if it is not finished.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    file, advice = path / "summary.json", "put the file back, or use another --workdir"
     try:
-        return json.loads((path / "summary.json").read_text())
+        found = files.read_object(file, DataError, advice)
     except FileNotFoundError:
         return None
+    if not all(isinstance(found.get(key), int) for key in ("round", "optimizer_steps")):
+        raise DataError(f"{file}: expected the figures of a round; {advice}")
+    return found

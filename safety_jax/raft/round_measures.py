@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from safety_jax.judges.judge import JudgeCard, Score
-from safety_jax.maths import statistics
+from safety_jax.maths import clusters, statistics
 from safety_jax.raft.round_files import Candidate
 from safety_jax.raft.selection import Selection
 
@@ -126,16 +127,24 @@ def measure_distance(
     }
 
 
-def measure_answers(card: JudgeCard, scores: Sequence[Score]) -> dict[str, Any]:
+def measure_answers(
+    card: JudgeCard, scores: Sequence[Score], prompts: Int[np.ndarray, " n"]
+) -> dict[str, Any]:
     """The mean score and, if the judge has a threshold, the share of safe answers with its 95%
-    Wilson interval; unscored answers are counted and left out."""
+    interval; unscored answers are counted and left out.
+
+    Args:
+        prompts: the number of each answer's prompt. A file of pairs may have a prompt several
+            times; greedy answers to it are equal, so the interval counts prompts.
+    """
     values = [score.value for score in scores if score.value is not None]
     found: dict[str, Any] = {"answers": len(scores), "unscored": len(scores) - len(values)}
     found["mean"] = _mean(values)
     verdicts = [card.is_unsafe(score) for score in scores]
     known = [verdict for verdict in verdicts if verdict is not None]
     if known:
-        low, high = statistics.wilson(known.count(False), len(known))
+        told = np.array([verdict is not None for verdict in verdicts])
+        low, high = clusters.share(~np.array(known, bool), prompts[told])
         found["safe"] = known.count(False)
         found["safe_share"] = known.count(False) / len(known)
         found["safe_share_95"] = [low, high]

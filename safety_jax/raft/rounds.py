@@ -9,6 +9,7 @@ import functools
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 
 from safety_jax.base import files, hosts
-from safety_jax.judges.judge import Score
+from safety_jax.judges.judge import Score, clusters_of
 from safety_jax.judges.ledger import as_json
 from safety_jax.models.decoding import layout
 from safety_jax.models.model import Model
@@ -151,16 +152,18 @@ def _learn(
     if choices is None:
         return None
     chosen = [
-        judging.answered(prompt, row[choice.index].text, cut=row[choice.index].finish == "length")
+        judging.to_learn(prompt, row[choice.index])
         for prompt, row, choice in zip(drawn, candidates, choices, strict=True)
         if choice.index is not None
     ]
     if jax.process_index() == 0:
         reporting.write(path, drawn, candidates, rows, log_ratios, choices)
     with clock("training"):
-        tuned = parts.tuner.tune(path, number, chosen, weights) if chosen else Tuned(
-            weights, 0, 0, 0.0, {}
-        )  # fmt: skip
+        if chosen:
+            tuned = parts.tuner.tune(path, number, chosen, weights)
+        else:
+            tuned = Tuned(weights, 0, 0, 0.0, {}, _nothing_chosen(choices))
+            parts.say(f"warning: {title}: {tuned.remark}")
         if tuned is None:
             return None
     return tuned.weights, {
@@ -174,6 +177,17 @@ def _learn(
         "optimizer_steps": tuned.steps,
         **({"remark": tuned.remark} if tuned.remark else {}),
     }
+
+
+def _nothing_chosen(choices: Sequence[Selection]) -> str:
+    """A warning about a round in which no candidate was chosen."""
+    found = Counter(verdict for choice in choices for verdict in choice.verdicts if verdict)
+    why = ", ".join(f"{count:,} {verdict}" for verdict, count in found.most_common())
+    return (
+        f"no candidate was chosen{f' ({why})' if why else ''}, so nothing is learned; sample more "
+        "candidates, look at candidates.jsonl and at the thresholds of raft.accept, or begin with "
+        "a model that gives such answers"
+    )
 
 
 # ---------------------------------------------------------------------------- phases
@@ -302,17 +316,18 @@ def _evaluate(
                 )
             ],
         )
+    places: dict[str, list[int]] = {}
+    for i, prompt in enumerate(asked):
+        places.setdefault(prompt.group, []).append(i)
+    prompts = {
+        source: clusters_of([conversations[i] for i in own]) for source, own in places.items()
+    }
     return {
         name: {
             source: round_measures.measure_answers(
-                card,
-                [
-                    s
-                    for s, prompt in zip(scores[name], asked, strict=True)
-                    if prompt.group == source
-                ],
+                card, [scores[name][i] for i in own], prompts[source]
             )
-            for source in dict.fromkeys(prompt.group for prompt in asked)
+            for source, own in places.items()
         }
         for name, card in parts.judges.cards.items()
     }

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 
 from safety_jax.base import files
-from safety_jax.maths import statistics
 from safety_jax.training import metrics
 
 if TYPE_CHECKING:
@@ -108,6 +107,8 @@ def _draw_pair(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str, colou
 def reliability(
     confidence: Sequence[float],
     accuracy: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
     count: Sequence[int],
     target: Path,
     title: str,
@@ -116,6 +117,7 @@ def reliability(
 
     Args:
         confidence, accuracy, count: of each bin, see `calibration.Reliability`.
+        low, high: the interval of each accuracy.
     """
     from matplotlib.collections import PathCollection
     from matplotlib.ticker import AutoLocator
@@ -124,15 +126,13 @@ def reliability(
     axes.xaxis.set_major_locator(AutoLocator())
     axes.plot([0.5, 1], [0.5, 1], color="#999999", linewidth=0.8, label="calibrated")
     n = np.asarray(count)
-    bounds = [statistics.wilson(round(a * k), int(k)) for a, k in zip(accuracy, n, strict=True)]
-    low, high = np.array(bounds).T
     axes.vlines(confidence, low, high, color=SMOOTH, alpha=0.4)
     axes.scatter(
         confidence, accuracy, s=20 + 400 * n / n.sum(), color=SMOOTH, zorder=3,
         label="held-out examples, with 95% intervals",
     )  # fmt: skip
     axes.set_xlim(0.49, 1.01)
-    axes.set_ylim(min(0.45, float(low.min())), 1.02)
+    axes.set_ylim(min(0.45, *low), 1.02)
     axes.set_xlabel("confidence: probability of the likelier outcome")
     axes.set_ylabel("share that is right")
     # In the legend, a dot of all examples would cover the line above it.

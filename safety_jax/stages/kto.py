@@ -101,9 +101,7 @@ def encode(
     rows: Sequence[Labelled], skipped: list[Skipped], *, encoding: Encoding, bad_rows: str
 ) -> Pairs:
     """Encodes each row with its own and another's answer; `unsafe` marks undesirable rows."""
-    return pairs.encode_pairs(
-        pairs.rotated(rows), skipped, encoding=encoding, bad_rows=bad_rows, distinct=False
-    )
+    return pairs.encode_labelled(rows, skipped, encoding=encoding, bad_rows=bad_rows)
 
 
 def learn(

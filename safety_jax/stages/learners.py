@@ -100,7 +100,8 @@ def flops_per_example(
         policy.flops_per_token(base.config, adapter, side.lengths) * float(side.lengths.mean())
         for side in sides
     )
-    shared = share(sides, config.data.row_tokens or config.data.max_length)
+    # Not `data.row_tokens`, which a later start may change: it decides on no run's length.
+    shared = share(sides, config.data.max_length)
     return whole if shared is None else whole * (1 - shared.saved)
 
 

@@ -18,7 +18,7 @@ from safety_jax.judges.batching import TOKENS_A_TEXT
 from safety_jax.judges.guards.catalogue import GUARDS
 from safety_jax.judges.guards.reading import label_logprobs, table
 from safety_jax.judges.planned import max_tokens
-from safety_jax.models import llama, quantised
+from safety_jax.models import llama, lora, quantised
 from safety_jax.models.decoding import caches, generation, session
 from safety_jax.models.encoders import heads
 from safety_jax.models.execution import float_type
@@ -30,7 +30,6 @@ from safety_jax.stages.planned import (
     PlanRequest,
     ProgramChoice,
     StageProgram,
-    base_bytes,
     base_dtype,
     chosen,
     kernel_bytes,
@@ -53,8 +52,13 @@ def choose_decoding(asked: PlanRequest) -> ProgramChoice:
     most = config.raft.prompts * config.sample.candidates
     if asked.keep:
         return chosen(asked.own_mesh(), lanes, max(lanes, most), free=False, key=LANES_KEY)
-    weights = base_bytes(asked) * formulas.all_weights(model)
     alone = Mesh(np.array([[asked.found[:1]]]), meshes.AXES)
+    base = abstract.weights(llama.parameters(model), alone, base_dtype(config), config.model.base)
+    if config.raft.adapter == "merge":  # as `raft.hold_base` has it
+        base = abstract.promoted(
+            base, lora.targets(tuple(config.lora.targets), llama.targets(model))
+        )
+    weights = abstract.bytes_on_device(base)
     setup, held = decoding_setup(asked, alone, lanes)
     width = caches.number_bytes(setup.pace.cache_dtype, model.head_size)
     sizes = layouts.for_decoding(

@@ -31,7 +31,8 @@ from safety_jax.training import config_record, workdir
 
 RECORD = "recipe.json"
 GIVEN = ("base", "data", "trunk")  # names of keys of the recipe
-TUNING = ("sft", "dpo", "raft")  # stages that share `recipe.max_flops`
+# Stages that `recipe.max_flops` gives their compute: to each run of a sweep, as to a run alone.
+TUNING = ("sft", "dpo", "kto", "orpo", "raft", "sweep")
 HASHED_BYTES = 1 << 28  # larger files are compared by size and time
 EXPORT = "export"  # the folder of the trained model inside a step's run
 _REFERENCE = re.compile(r"@([a-z][a-z0-9_]*)")
@@ -130,6 +131,11 @@ def read_steps(config: ConfigDict, stages: Mapping[str, Stage]) -> list[RecipeSt
         for key in GIVEN:
             if key in named and not config.recipe[key]:
                 raise ConfigError(f"recipe.{key} is empty; step {name} uses @{key}: give a folder")
+        if config.recipe.max_flops and group.stage in TUNING and group.train.max_steps:
+            raise ConfigError(
+                f"recipe.max_flops is {config.recipe.max_flops:g} and {name}.train.max_steps "
+                f"{group.train.max_steps}; expected one of them above 0 and the other 0"
+            )
         if "mesh" in group:
             try:
                 devices.build_mesh(precision.settled(group, jax.devices()[0].platform))

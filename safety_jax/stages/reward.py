@@ -226,9 +226,8 @@ def account(config: ConfigDict, corpus: Corpus[judged.JudgedAnswers], run: Finis
         found = judge_quality.report(held, known(kind, corpus.training)) | {"step": run.step}
         print(judge_quality.describe(found))
         if "calibration" in found:
-            bins = {
-                name: found["calibration"][name] for name in ("confidence", "accuracy", "count")
-            }
+            names = ("confidence", "accuracy", "low", "high", "count")
+            bins = {name: found["calibration"][name] for name in names}
             plots.reliability(**bins, target=folder / "calibration.png", title=title)
             drawn.append("plots/calibration.png")
     files.write(run.path / "results.json", json.dumps(found, indent=1) + "\n")

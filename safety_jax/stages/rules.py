@@ -120,6 +120,16 @@ def _early_tokens_are_answers(config: ConfigDict) -> str | None:
     return None
 
 
+def _answers_are_constrained(config: ConfigDict) -> str | None:
+    if config.sft.objective != "constrained" or config.data.train_on != "everything":
+        return None
+    return (
+        "sft.objective is constrained, but data.train_on is everything, so the first tokens of "
+        "prompts, not of answers, would be held by sft.beta_first and sft.beta_early; expected "
+        "response, or sft.objective=likelihood"
+    )
+
+
 def _reference(config: ConfigDict) -> str | None:
     if config.dpo.reference == "none" and config.dpo.objective != "simpo":
         return (
@@ -245,6 +255,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _answers_are_begun_with,
         _likelihood_alone,
         _early_tokens_are_answers,
+        _answers_are_constrained,
     ),
     "dpo": (*_TRAINING, _reference, _tokens_are_weighted),
     "kto": _TRAINING,

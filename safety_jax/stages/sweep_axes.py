@@ -53,6 +53,7 @@ VARIABLE = {
     ),
 }
 MOST_RUNS = 10_000
+_EARLY = "sft.early_weight"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.+-]+")
 
 
@@ -88,7 +89,9 @@ def variants(config: ConfigDict, complete: bool = True) -> list[Variant]:
         )
     if len(found) > MOST_RUNS:
         raise ConfigError(f"sweep.axes makes {len(found):,} runs; expected at most {MOST_RUNS:,}")
-    made = [_variant(config, changes, complete) for changes in found]
+    weights = [changes.get(_EARLY, _early_weight(config)) for changes in found]
+    weighs = any(weight not in (None, 1) for weight in weights)
+    made = [_variant(config, changes, weighs, complete) for changes in found]
     names: set[str] = set()
     configs: dict[str, str] = {}
     for one in made:
@@ -173,7 +176,14 @@ def _read(config: ConfigDict, key: str) -> Any:
     return group[last]
 
 
-def _variant(config: ConfigDict, changes: Mapping[str, Any], complete: bool) -> Variant:
+def _early_weight(config: ConfigDict) -> float | None:
+    return config.sft.early_weight if "sft" in config else None
+
+
+def _variant(
+    config: ConfigDict, changes: Mapping[str, Any], weighs: bool, complete: bool
+) -> Variant:
+    """Args: weighs: whether a run of the sweep weighs the first tokens of answers."""
     own = config.copy_and_resolve_references().unlock()
     del own["sweep"]
     own.stage = checks.swept(config)
@@ -183,8 +193,15 @@ def _variant(config: ConfigDict, changes: Mapping[str, Any], complete: bool) -> 
         for name in groups:
             group = group[name]
         group[last] = value
+    if changes.get("data.recovery_share") == 0 and "recovery" in own.data:
+        own.data.recovery = ""  # the run to compare with reads no harmful answers
     name = "_".join(f"{key.rpartition('.')[2]}{_spell(value)}" for key, value in changes.items())
-    checks.check(own, f"sweep run {name}", complete=complete)
+    checked = own
+    if weighs and own.checkpoint.best_metric == "eval/nll_loss":
+        # Also measured in the runs that weigh all tokens alike, see `sweep_methods.weighs_early`.
+        checked = own.copy_and_resolve_references()
+        checked.checkpoint.best_metric = "eval/loss"
+    checks.check(checked, f"sweep run {name}", complete=complete)
     if own.stage == "dpo" and own.dpo.objective == "weighted_door":
         raise ConfigError(
             f"sweep run {name}: dpo.objective is weighted_door, which a sweep does not support; "

@@ -83,6 +83,8 @@ class Checkpoints:
                 self.folder, options=options, item_handlers=handlers
             )
         self._sums = Checksums(self.folder)
+        if jax.process_index() == 0:
+            self._sums.forget_removed()
         self._verified: set[int] = set()
         self._metrics: dict[int, float | None] = {}
         for step in self.steps():

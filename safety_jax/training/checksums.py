@@ -52,6 +52,13 @@ class Checksums:
                 return name
         return None
 
+    def forget_removed(self) -> None:
+        """Removes the checksums of checkpoints that are gone. Another one of the same step would
+        count as damaged if the run were killed before it has checksums of its own."""
+        for old in self._folder.glob("*.json"):
+            if not (self._checkpoints / old.stem).exists():
+                old.unlink(missing_ok=True)
+
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint to where somebody may inspect it; returns that folder."""
         target = self._checkpoints.with_name(f"{self._checkpoints.name}.damaged") / str(step)
@@ -65,9 +72,7 @@ class Checksums:
         try:
             self._folder.mkdir(exist_ok=True)
             files.write(self._folder / f"{step}.json", files.line(self._sums(step)))
-            for old in self._folder.glob("*.json"):  # of checkpoints that are gone
-                if not (self._checkpoints / old.stem).exists():
-                    old.unlink(missing_ok=True)
+            self.forget_removed()
         except OSError:  # superseded meanwhile, or the disk is full, which the next save will tell
             return
 

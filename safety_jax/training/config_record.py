@@ -17,7 +17,7 @@ FREE = (
     r"mesh\..*",
     r"log\..*",
     r"checkpoint\..*",
-    r"data\.prefetch_steps",
+    r"data\.(prefetch_steps|row_tokens)",
     r"model\.attention",
     r"model\.remat",
     r"train\.rows_per_microbatch",

@@ -109,7 +109,7 @@ def summarize(data: Held) -> Metrics:
         metrics["mse"] = float(data.losses.mean())
         found = calibration.correlation(scores[:, 0], _targets(data)[:, 0])
         return metrics | ({} if found is None else {"pearson": found[0], "spearman": found[1]})
-    metrics["accuracy"] = float(_right(data.evidence, data.outcomes).mean())
+    metrics["accuracy"] = float(calibration.half_right(data.evidence, data.outcomes).mean())
     if data.paired:
         metrics["margin"] = float(data.evidence.mean())
         found = calibration.correlation(data.length, data.evidence)
@@ -124,7 +124,7 @@ def evaluation(data: Held) -> Metrics:
     """`summarize` over held-out examples, with intervals and measures that need many examples."""
     metrics = {"loss": float(data.losses.mean())} | summarize(data)
     if data.kind != "regression":
-        right = _right(data.evidence, data.outcomes)
+        right = calibration.half_right(data.evidence, data.outcomes)
         metrics["accuracy_low"], metrics["accuracy_high"] = clusters.mean(right, data.prompts)
         metrics["ece"] = calibration.reliability(data.evidence, data.outcomes, bins=BINS).error
     ranked = _ranked(data)
@@ -136,11 +136,6 @@ def evaluation(data: Held) -> Metrics:
 def _targets(data: Held) -> Float[np.ndarray, "n sides"]:
     assert data.targets is not None, "judges but those of pairs are only trained with targets"
     return data.targets
-
-
-def _right(evidence: Numbers, outcomes: Labels) -> Numbers:
-    """1 for each right example, 1/2 for each undecided one, else 0."""
-    return np.where(evidence == 0, 0.5, (evidence > 0) == outcomes)
 
 
 def _share(right: Numbers, prompts: Int[np.ndarray, " n"]) -> QualityReport:
@@ -178,7 +173,7 @@ def report(data: Held, training: Held) -> QualityReport:
     }
     if data.kind == "regression":
         return found | _regression(data, training)
-    right = _right(data.evidence, data.outcomes)
+    right = calibration.half_right(data.evidence, data.outcomes)
     found["accuracy"] = _share(right, data.prompts)
     baselines, by_length = _baselines(data, training)
     found["baselines"] = baselines
@@ -229,10 +224,10 @@ def _baselines(data: Held, training: Held) -> tuple[QualityReport, Numbers]:
     slope, offset = calibration.logistic(
         training.length, training.outcomes, intercept=not data.paired
     )
-    by_length = _right(slope * data.length + offset, data.outcomes)
+    by_length = calibration.half_right(slope * data.length + offset, data.outcomes)
     found: QualityReport = {}
     if data.paired:
-        longer = _right(data.length, data.outcomes)
+        longer = calibration.half_right(data.length, data.outcomes)
         found["chance"] = {"value": 0.5, "n": n}
         found["longer wins"] = _share(longer, data.prompts)
         found["shorter wins"] = _share(1 - longer, data.prompts)
@@ -275,7 +270,11 @@ def _correlation(length: Numbers, evidence: Numbers) -> QualityReport:
 def _calibration(data: Held) -> QualityReport:
     evidence, outcomes = data.evidence, data.outcomes
     bins = calibration.reliability(evidence, outcomes, bins=BINS)
-    scaled, nll = calibration.cross_fitted(evidence, outcomes, bins=BINS)
+    scaled, nll = calibration.cross_fitted(evidence, outcomes, data.prompts, bins=BINS)
+    right = calibration.half_right(evidence, outcomes)
+    place = calibration.bin_of(evidence, bins=BINS)
+    inside = [place == number for number in np.unique(place)]
+    bounds = [clusters.mean(right[here], data.prompts[here]) for here in inside]
     return {
         "temperature": calibration.temperature(evidence, outcomes),
         "temperature_fitted_on": "all held-out examples",
@@ -283,9 +282,11 @@ def _calibration(data: Held) -> QualityReport:
         "nll": calibration.nll(evidence, outcomes),
         "ece_scaled": scaled,
         "nll_scaled": nll,
-        "scaled_by": "each half of the held-out examples by the temperature of the other half",
+        "scaled_by": "each half of the held-out prompts by the temperature of the other half",
         "confidence": bins.confidence.tolist(),
         "accuracy": bins.accuracy.tolist(),
+        "low": [low for low, _ in bounds],
+        "high": [high for _, high in bounds],
         "count": bins.count.tolist(),
     }
 

@@ -18,7 +18,7 @@ from safety_jax.base import trees
 from safety_jax.base.batch import Answers, Tokens
 from safety_jax.data.loader import Loader
 from safety_jax.data.pairs import Pairs
-from safety_jax.maths import logprobs, losses, statistics
+from safety_jax.maths import clusters, logprobs, losses
 from safety_jax.training import placement, steps
 from safety_jax.training.loop import Metrics
 from safety_jax.training.placement import PutBatch, TokenValues
@@ -213,8 +213,7 @@ def summarize(found: Measured, pairs: Pairs, objective: PairObjective) -> Metric
     table, examples = found.table, found.examples
     lengths = answer_lengths(pairs)[examples]
     chances = table[:, POLICY] / lengths if objective.averages else table[:, POLICY]
-    rewards = table[:, POLICY] - table[:, REFERENCE] if objective.reference else table[:, POLICY]
-    rewards = objective.beta * (rewards / lengths if objective.averages else rewards)
+    rewards = _rewards(found, pairs, objective)
     margins = rewards[:, 0] - rewards[:, 1]
     metrics = {
         "rewards/chosen": float(rewards[:, 0].mean()),
@@ -245,13 +244,35 @@ def summarize(found: Measured, pairs: Pairs, objective: PairObjective) -> Metric
 
 
 def evaluation(found: Measured, pairs: Pairs, objective: PairObjective) -> Metrics:
-    """`summarize` over held-out pairs, and the 95% Wilson interval of the accuracy."""
+    """`summarize` over held-out pairs, and the 95% interval of the accuracy, in which the pairs of
+    a prompt are one cluster."""
     metrics = {"loss": float(found.table[:, LOSS].mean())} | summarize(found, pairs, objective)
     if objective.nll_weight:
         metrics["loss"] += float(objective.nll_weight) * metrics["nll_loss"]
-    right = round(metrics["rewards/accuracies"] * len(found.examples))
-    low, high = statistics.wilson(right, len(found.examples))
+    chosen, rejected = _rewards(found, pairs, objective).T
+    low, high = clusters.share(chosen > rejected, _prompts(pairs, found.examples))
     return metrics | {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
+
+
+def _rewards(found: Measured, pairs: Pairs, objective: PairObjective) -> Float[np.ndarray, "n 2"]:
+    """The implicit reward of each answer."""
+    own, reference = found.table[:, POLICY], found.table[:, REFERENCE]
+    rewards = own - reference if objective.reference else own
+    if objective.averages:
+        rewards = rewards / answer_lengths(pairs)[found.examples]
+    return objective.beta * rewards
+
+
+def _prompts(pairs: Pairs, examples: Indices) -> Int[np.ndarray, " n"]:
+    """The number of each pair's prompt, which is what precedes the chosen answer; if all have one
+    prompt, such as none, each has its own number."""
+    asked = []
+    for ids, mask in map(pairs.chosen.example, examples):
+        asked.append(ids[: mask.argmax()].tobytes())
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(asked))}
+    if len(numbers) == 1:
+        return np.arange(len(asked))
+    return np.array([numbers[prompt] for prompt in asked], int)
 
 
 def answer_lengths(pairs: Pairs) -> Int[np.ndarray, "n 2"]:

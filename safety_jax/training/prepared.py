@@ -62,7 +62,7 @@ def prepare(
             "data.eval_rows, or checkpoint.export=last"
         )
     total = settings.budget.steps(len(corpus.training), batching.batch_size, task.flops_per_example)
-    remark = settings.remark(total, task.flops_per_example)
+    remark = settings.remark(total, len(corpus.training), task.flops_per_example)
     if remark is not None and jax.process_index() == 0:
         print(f"warning: {remark}", flush=True)
     batches = make_loader(task, corpus.training, batching, mesh, steps=total)

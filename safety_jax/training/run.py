@@ -134,7 +134,9 @@ def fit(
         )
         evaluated = _note_evaluations(earlier, saved, saving.best_metric)
         evaluate = _evaluation(ready, corpus.evaluation)
-        if evaluate is not None and saving.export == "best" and done == 0:
+        # An earlier start may have asked for another metric, or for the last step.
+        known = any(saving.best_metric in row for row in earlier)
+        if evaluate is not None and saving.export == "best" and not known:
             held_out.check_metric(saving.best_metric, evaluate(seat.give().trainable))
         result = yield from loop.walk(
             seat,

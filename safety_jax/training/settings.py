@@ -84,7 +84,7 @@ class Budget:
                     f"train.max_flops {self.max_flops:g}, train.max_steps {self.max_steps}: "
                     "expected one of them above 0 and the other 0"
                 )
-            return max(1, round(self._paid(batch_size, flops_per_example)))
+            return max(1, round(self._paid(examples, batch_size, flops_per_example)))
         if self.max_steps > 0:
             return self.max_steps
         if self.epochs <= 0:
@@ -93,21 +93,31 @@ class Budget:
             )
         return math.ceil(self.epochs * loader.steps_per_epoch(examples, batch_size))
 
-    def _paid(self, batch_size: int, flops_per_example: float) -> float:
-        """The number of steps that `max_flops` pays for, which is not a whole one."""
-        return self.max_flops / (flops_per_example * batch_size)
+    def _paid(self, examples: int, batch_size: int, flops_per_example: float) -> float:
+        """The number of steps that `max_flops` pays for, which is not a whole one.
 
-    def remark(self, batch_size: int, flops_per_example: float | None) -> str | None:
+        The last step of an epoch is cheaper where it has fewer than `batch_size` examples: with 10
+        of them in batches of 8, what 20 examples cost pays for 4 steps.
+        """
+        epochs, left = divmod(self.max_flops / flops_per_example, examples)
+        last = (examples - 1) % batch_size + 1
+        whole = examples - last
+        within = (
+            left / batch_size if left <= whole else (whole / batch_size + (left - whole) / last)
+        )
+        return epochs * loader.steps_per_epoch(examples, batch_size) + within
+
+    def remark(self, examples: int, batch_size: int, flops_per_example: float | None) -> str | None:
         """A warning about a `max_flops` that pays for hardly any step; else None."""
         if not self.max_flops or flops_per_example is None:
             return None
-        paid = self._paid(batch_size, flops_per_example)
+        paid = self._paid(examples, batch_size, flops_per_example)
         if paid >= FEWEST_STEPS:
             return None
         return (
             f"train.max_flops {self.max_flops:g} (in a recipe, from recipe.max_flops) pays for "
-            f"{paid:.2g} steps of {batch_size} examples, and the run takes {max(1, round(paid))}; "
-            "raise it, or lower train.batch_size"
+            f"{paid:.2g} steps of {min(batch_size, examples)} examples, and the run takes "
+            f"{max(1, round(paid))}; raise it, or lower train.batch_size"
         )
 
 
@@ -148,10 +158,10 @@ class Settings:
     saving: Saving
     logging: Logging
 
-    def remark(self, steps: int, flops_per_example: float | None) -> str | None:
+    def remark(self, steps: int, examples: int, flops_per_example: float | None) -> str | None:
         """A warning about a run of that many steps that hardly trains; else None."""
         told = (
-            self.budget.remark(self.batching.batch_size, flops_per_example),
+            self.budget.remark(examples, self.batching.batch_size, flops_per_example),
             self.optimization.remark(steps),
         )
         return "; and ".join(filter(None, told)) or None

@@ -234,7 +234,8 @@ def _has_results(path: Path) -> bool:
         "metrics.jsonl",
         "judgements.jsonl",
         "steps.jsonl",
-        "rounds/*/samples.jsonl",
+        "samples.jsonl",
+        "rounds/*/*samples.jsonl",  # evaluation_samples.jsonl, too: round 0 has no other
         "responses/*/*.jsonl",
         "runs/*/metrics.jsonl",
     ]

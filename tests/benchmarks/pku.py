@@ -29,7 +29,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from safety_jax.data import mixing, records, sources
-from safety_jax.maths import statistics
+from safety_jax.maths import clusters
 from safety_jax.training import metrics
 
 VOCABULARY = 4096
@@ -119,11 +119,14 @@ def stage(name: str, workdir: Path, *flags: str) -> None:
     subprocess.run([*command, f"--workdir={workdir}", *COMMON, *flags], check=True)
 
 
-def length_baseline(pairs: list[records.Pair]) -> float:
-    """Accuracy of calling the longer answer the better one; ties count one half."""
+def length_baseline(pairs: list[records.Pair]) -> tuple[float, float, float]:
+    """Accuracy of calling the longer answer the better one, and its interval over prompts; ties
+    count one half."""
     lengths = np.array([[len(s[0].content) for s in (p.chosen, p.rejected)] for p in pairs])
     difference = lengths[:, 0] - lengths[:, 1]
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+    right = (difference > 0) + 0.5 * (difference == 0)
+    prompts = np.unique([p.prompt[0].content for p in pairs], return_inverse=True)[1]
+    return float(right.mean()), *clusters.mean(right, prompts)
 
 
 def main() -> None:
@@ -176,8 +179,7 @@ def main() -> None:
                 f"margin {row['eval/rewards/margins']:.3f}, "
                 f"chosen {row['eval/rewards/chosen']:.3f}"
             )
-    right = length_baseline(held_out)
-    low, high = statistics.wilson(round(right * len(held_out)), len(held_out))
+    right, low, high = length_baseline(held_out)
     print(f"the longer answer: {right:.3f} [{low:.3f}, {high:.3f}] of {len(held_out)} pairs")
 
 

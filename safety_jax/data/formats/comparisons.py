@@ -9,7 +9,7 @@ from typing import Any
 from safety_jax.data.formats.instructions import prompt_alone
 from safety_jax.data.formats.preferences import shared_beginning
 from safety_jax.data.formats.row_format import Format, Parsed
-from safety_jax.data.labels import Labels, categories_of, flag_of
+from safety_jax.data.labels import Labels, categories_of, flag_of, number_of
 from safety_jax.data.messages import BadRow, Message, UnwantedRow, prompt_of, text_of
 from safety_jax.data.text_files import Row
 
@@ -34,9 +34,10 @@ def _safe_rlhf(row: Row) -> Parsed:
 def _help_steer(row: Row, *, prompt: str, answers: tuple[str, str], preference: str) -> Parsed:
     """A row of HelpSteer3 (Wang et al., arXiv 2505.11475) or of HelpSteer2's preferences (arXiv
     2410.01257): at -3 the first answer is much better, at 3 the second."""
-    value = row.get(preference)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -3 <= value <= 3:
-        raise BadRow(f"{preference!r} is {value!r:.80}; expected a number from -3 to 3")
+    expected = "a number from -3 to 3"
+    value = number_of(row, preference, expected)
+    if not -3 <= value <= 3:
+        raise BadRow(f"{preference!r} is {value:g}; expected {expected}")
     return _better(prompt_of(row, prompt), _answers(row, answers), -value)
 
 
@@ -57,12 +58,7 @@ def _webgpt_prompt(row: Row) -> tuple[Message, ...]:
 def _webgpt(row: Row) -> Parsed:
     """A comparison of WebGPT (Nakano et al., arXiv 2112.09332): each answer has a score from -1 to
     1, and the quotations that it relies on are not read."""
-    scores = []
-    for column in ("score_0", "score_1"):
-        value = row[column]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadRow(f"{column!r} is {value!r:.80}; expected a number")
-        scores.append(value)
+    scores = [number_of(row, column) for column in ("score_0", "score_1")]
     answers = _answers(row, ("answer_0", "answer_1"))
     return _better(_webgpt_prompt(row), answers, scores[0] - scores[1])
 

@@ -16,6 +16,7 @@ from safety_jax.data.messages import (
     listed,
     prompt_of,
     refuse_texts,
+    same_words,
     turns_of,
 )
 from safety_jax.data.text_files import Row
@@ -67,7 +68,9 @@ def shared_beginning(row: Row, one: str, other: str) -> tuple[tuple[Message, ...
     """
     first, second = turns_of(row, one), turns_of(row, other)
     shared = 0
-    while shared < min(len(first), len(second)) and first[shared] == second[shared]:
+    for one_turn, other_turn in zip(first, second, strict=False):
+        if not same_words([one_turn], [other_turn]):
+            break
         shared += 1
     while shared and first[shared - 1].role != "user":
         shared -= 1

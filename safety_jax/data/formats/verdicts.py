@@ -6,27 +6,15 @@ Each is a format of `catalogue.FORMATS`, which reads the answer, and a column wi
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
 from safety_jax.data.formats.catalogue import FORMATS, PAIRS
 from safety_jax.data.formats.row_format import Format, Parsed
-from safety_jax.data.labels import NAMES, categories_of, desirable, flag_of, named
+from safety_jax.data.labels import NAMES, categories_of, desirable, flag_of, named, number_of
 from safety_jax.data.messages import BadRow
 from safety_jax.data.text_files import Row
 
 _BASE = {known.name: known for known in FORMATS}
-
-
-def _number(row: Row, column: str) -> float:
-    value = row.get(column)
-    try:
-        number = math.nan if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise BadRow(f"{column!r} is {value!r:.80}; expected a number")
-    return number
 
 
 def _unsafe(row: Row, column: str) -> float:
@@ -86,7 +74,7 @@ def _transcript(row: Row, *, column: str) -> Parsed:
     """A row of Anthropic's red-team attempts (Ganguli et al., arXiv 2209.07858): the last answer of
     a dialogue, with the rating of the whole dialogue."""
     row = {**row, "text": row.get("transcript")}
-    return _judged(row, base=_BASE["transcript"], column=column, read=_number)
+    return _judged(row, base=_BASE["transcript"], column=column, read=number_of)
 
 
 def _format(name: str, base: str, column: str, read: Callable[[Row, str], float]) -> Format:
@@ -102,9 +90,9 @@ def _desirable(name: str, base: str, column: str, read: Callable[[Row, str], boo
 
 
 RATINGS = (
-    _format("rating", "response", "rating", _number),
-    _format("rating_of_completion", "completion", "rating", _number),
-    _format("rating_of_messages", "messages", "rating", _number),
+    _format("rating", "response", "rating", number_of),
+    _format("rating_of_completion", "completion", "rating", number_of),
+    _format("rating_of_messages", "messages", "rating", number_of),
     Format(
         "red_team",
         ("transcript", "rating"),

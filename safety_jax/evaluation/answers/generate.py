@@ -123,8 +123,9 @@ def choose(
     title: str,
 ) -> None:
     """Answers multiple choice by likelihood: the choice with the largest log p(choice | prompt)
-    divided by its length in UTF-8 bytes (`acc_norm` of lm-evaluation-harness). This works for
-    small models that generate the same letter for every question.
+    divided by its length in UTF-8 bytes (`acc_bytes` of lm-evaluation-harness; its `acc_norm`
+    divides by characters, which are the same in ASCII). This works for small models that generate
+    the same letter for every question.
 
     Args:
         choices: token ids of each prompt's choices.

@@ -1,6 +1,7 @@
 """Judges measured against people's labels of a sample, and their counts corrected by it.
 
-The answers of all models to one prompt resemble each other, so they are one cluster.
+The answers of all models to one prompt resemble each other, so they are one cluster, also those
+under attacks.
 """
 
 import dataclasses
@@ -36,12 +37,13 @@ class CheckedAnswers:
 
 def check(blocks: Sequence[Block], people: People, judge: str) -> CheckedAnswers:
     """The answers that both a judge and people call safe or unsafe."""
+    asked = paired.requests(blocks)
     found = [
-        (not safe, unsafe, (block.set.name, str(number)))
+        (not safe, unsafe, prompt)
         for block in blocks
         if judge in block.dividing
-        for safe, unsafe, number in zip(
-            block.safe(judge), people.unsafe(block), block.set.clusters.tolist(), strict=True
+        for safe, unsafe, prompt in zip(
+            block.safe(judge), people.unsafe(block), asked[block.set.name], strict=True
         )
         if safe is not None and unsafe is not None
     ]

@@ -15,6 +15,16 @@ _PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "�
     "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u066b": ".", "\u066c": ",",
 })  # fmt: skip
 
+# Of LaTeX, in this order: separators in numbers, words, mixed numbers, fractions.
+_LATEX = (
+    (re.compile(r"(?<=\d)\{,\}(?=\d)|(?<=\d)(?:,?\\!|\\,)(?=\d{3}(?!\d))"), ","),
+    (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"(?<=\d)\s?(?=\\[dt]?frac(?![A-Za-z]))"), " "),
+    (re.compile(r"\\[dt]?frac\s?\{(\d[\d.]*)\}\s?\{(\d[\d.]*)\}"), r"\1/\2"),
+    (re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)(?!\d)"), r"\1/\2"),
+    (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
+)
+
 # The conclusion follows these. `####` is GSM8K's, `\boxed` is used in mathematics.
 _CUE = re.compile(
     r"\b(?:answer|choice)\b(?: (?:here|to (?:this|the) question))?(?:(?:'s|\s+(?:is|was|would be|"
@@ -39,7 +49,8 @@ _CORRECTION = re.compile(
 _NEXT = re.compile(
     r"\n\s*(?:#{2,}\s*)?(?:Question|Instruction|Input|Q|Human|User)\b\s*\d*\s*:", re.I
 )
-_SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s|\Z)|[.!?](?=\s+[A-Z]|\s*\Z)|[。！？\n}]")
+# Also an opening brace, whose closing one ends no sentence.
+_SENTENCE_END = re.compile(r"\{|(?<!\d)[.!?](?=\s|\Z)|[.!?](?=\s+[A-Z]|\s*\Z)|[。！？\n}]")
 
 _LETTER = re.compile(r"\w")
 # The number of conclusions and corrections that are examined, from the last, and of characters.
@@ -73,10 +84,13 @@ _DENIED_BEHIND_CJK = re.compile(
 
 def plain(text: str) -> str:
     """Normalises characters: no full-width letters, superscripts as powers, one kind of quote, dash
-    and digit; keeps case and accents."""
+    and digit, plain words and fractions for LaTeX's; keeps case and accents."""
     text = _RAISED.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
     text = unicodedata.normalize("NFKC", _FRACTION.sub(" ", text).translate(_PLAIN))
     text = text.translate(_PLAIN)
+    if "\\" in text or "{,}" in text:
+        for pattern, spelled in _LATEX:
+            text = pattern.sub(spelled, text)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
 
 
@@ -93,13 +107,27 @@ def conclusion(text: str) -> tuple[str, bool]:
             break
     for cue in reversed(list(_CUE.finditer(text))[-_LAST:]):
         behind = text[cue.end() : cue.end() + _READ]
-        end = _SENTENCE_END.search(behind)
+        end = _sentence_end(behind)
         said = behind[: end.start()] if end else behind
         if not _FILLER.match(said):
             return said, True
         if end and _LETTER.search(behind, end.end()):
             return behind[end.end() :], True
     return text, False
+
+
+def _sentence_end(text: str) -> re.Match[str] | None:
+    """Where the first sentence ends, or the braces around it: the answer of `\\boxed{` may have
+    braces of its own."""
+    depth = 0
+    for found in _SENTENCE_END.finditer(text):
+        if found[0] == "{":
+            depth += 1
+        elif found[0] == "}" and depth:
+            depth -= 1
+        else:
+            return found
+    return None
 
 
 def denied(text: str, start: int, end: int) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
+from safety_jax.evaluation.measures import paired
 from safety_jax.evaluation.measures.counts import FULL, PARTIAL, Block, Verdict, rate
 from safety_jax.evaluation.results.comparisons import Agreement
 from safety_jax.evaluation.results.estimates import Estimate
@@ -159,15 +160,15 @@ def _both(
     columns: Sequence[tuple[Block, Sequence[Verdict], Sequence[Verdict]]],
 ) -> tuple[list[tuple[bool, bool]], np.ndarray]:
     """Pairs of verdicts on a block's answers, without those that lack one, and the number of each
-    pair's prompt; several models have the prompts of a set in common."""
+    pair's prompt; several models have the prompts of a set in common (`paired.requests`)."""
+    asked = paired.requests([block for block, _, _ in columns])
     found = [
-        ((a, b), (block.set.name, int(number)))
+        ((a, b), prompt)
         for block, one, other in columns
-        for number, a, b in zip(block.set.clusters, one, other, strict=True)
+        for prompt, a, b in zip(asked[block.set.name], one, other, strict=True)
         if a is not None and b is not None
     ]
-    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(p for _, p in found))}
-    return [pair for pair, _ in found], np.array([numbers[prompt] for _, prompt in found], int)
+    return [pair for pair, _ in found], paired.numbered([prompt for _, prompt in found])
 
 
 def _same(first: Sequence[Block], second: Sequence[Block]) -> list[tuple[Block, Block]]:

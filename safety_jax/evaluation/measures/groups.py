@@ -191,9 +191,14 @@ def _apart(first: Estimate, second: Estimate) -> Estimate:
 
 
 def _adjusted(made: Sequence[GroupGap]) -> list[GroupGap]:
-    """Adds Holm's p values over the groups."""
-    now = statistics.holm([gap.p for gap in made])
-    moved = iter(statistics.holm([gap.change_p for gap in made if gap.change_p is not None]))
+    """Adds Holm's p values over the groups. The gap of one of two groups is that of the other with
+    the opposite sign: there is a single test, and nothing to adjust for."""
+
+    def adjusted(ps: list[float]) -> list[float]:
+        return ps if len(made) == 2 else statistics.holm(ps)
+
+    now = adjusted([gap.p for gap in made])
+    moved = iter(adjusted([gap.change_p for gap in made if gap.change_p is not None]))
     return [
         dataclasses.replace(
             gap, p_holm=p, change_p_holm=None if gap.change_p is None else next(moved)

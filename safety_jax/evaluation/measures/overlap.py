@@ -18,7 +18,7 @@ _SEED = 0
 def measure(answers: Sequence[str], one_set: Set, resamples: int) -> dict[str, Estimate]:
     """Corpus BLEU (0 to 100, sacrebleu's defaults) and the mean ROUGE-L F measure (0 to 1, stemmed)
     with bootstrap intervals over prompts; empty if the set has no reference answers. BLEU has no
-    interval if prompts have several answers, or if there is one answer only."""
+    interval if prompts have several answers or occur several times, or if there is one answer."""
     references = [item.reference for item in one_set.items]
     if one_set.kind != REFERENCE or not references:
         return {}
@@ -34,7 +34,8 @@ def measure(answers: Sequence[str], one_set: Set, resamples: int) -> dict[str, E
         shared, one_set.clusters, middle="mean", resamples=resamples, seed=_SEED
     )
     bleu = _bleu(answers, references, resamples)
-    if one_set.answers > 1 or len(answers) == 1:  # sacrebleu resamples answers, not prompts
+    # sacrebleu resamples answers, not prompts, and does not count a single resample.
+    if len(np.unique(one_set.clusters)) < len(answers) or len(answers) == 1 or resamples == 1:
         bleu = dataclasses.replace(bleu, low=None, high=None)
     return {
         BLEU: bleu,

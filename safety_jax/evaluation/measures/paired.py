@@ -7,6 +7,7 @@ import numpy as np
 
 from safety_jax.evaluation.measures.counts import Block, Verdict
 from safety_jax.evaluation.results.estimates import Estimate, PairedChange
+from safety_jax.evaluation.sets.items import Item, Set
 from safety_jax.maths import clusters, statistics
 
 Key = tuple[str, str]  # a set and an item of it, or another name of a verdict
@@ -35,6 +36,30 @@ def numbered(names: Sequence[Key]) -> np.ndarray:
     """Consecutive numbers of names, from 0."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], int)
+
+
+def requests(blocks: Sequence[Block]) -> dict[str, list[Key]]:
+    """By set, the cluster of each item over all sets of the blocks: a request asked plainly, under
+    attacks and in conversations is one cluster, because judges read the same request each time."""
+    sets = {block.set.name: block.set for block in blocks}
+    own = {
+        name: [(name, one_set.firsts[number]) for number in one_set.clusters.tolist()]
+        for name, one_set in sets.items()
+    }
+    plain = {
+        (name, item.id): key
+        for name, keys in own.items()
+        for item, key in zip(sets[name].items, keys, strict=True)
+    }
+
+    def asked(one_set: Set, item: Item, key: Key) -> Key:
+        request = item.talk.talk if item.talk else item.id
+        return plain.get((one_set.plain, request), key)
+
+    return {
+        name: [asked(sets[name], *both) for both in zip(sets[name].items, keys, strict=True)]
+        for name, keys in own.items()
+    }
 
 
 def change(first: Found, second: Found, clusters_of: Mapping[Key, Key]) -> PairedChange | None:

@@ -321,12 +321,13 @@ def between(people: People, blocks: Sequence[Block], how: Resampling) -> list[Ag
     Fleiss' κ of three or more over the answers that all of them labelled.
 
     Args:
-        blocks: the answers. Those of all models to one prompt are a cluster.
+        blocks: the answers. Those of all models to one prompt, also under attacks, are a cluster.
     """
+    asked = paired.requests(blocks)
     prompts = {
-        (block.model, block.set.name, item.id): (block.set.name, str(number))
+        (block.model, block.set.name, item.id): prompt
         for block in blocks
-        for item, number in zip(block.set.items, block.set.clusters.tolist(), strict=True)
+        for item, prompt in zip(block.set.items, asked[block.set.name], strict=True)
     }
     found = []
     for (one, first), (other, second) in itertools.combinations(people.labels.items(), 2):

@@ -154,7 +154,7 @@ class GroupGap:
         difference: own minus others; its interval for shares is Newcombe's for clusters (see
             `maths.clusters`), for words the bootstrap over pairs.
         p, p_holm: the exact test that permutes the groups of each pair, McNemar's for verdicts on
-            two groups; adjusted over the groups of the set (Holm).
+            two groups; adjusted over the groups of the set (Holm) if they are more than two.
         change: the difference minus the baseline's; None for the baseline, and if protocols differ.
             Its interval treats the two differences as independent, so it is rather too wide.
         change_p, change_p_holm: the exact test that permutes, within each pair, the changes from

@@ -76,8 +76,8 @@ class Confidence:
         bins: (mean probability of its verdict, share that is right, verdicts) of each.
         error: the expected calibration error.
         temperature: the one that calibrates its probabilities; above 1 it is overconfident.
-        error_scaled: the error with a temperature, each half of the rows scaled by that of the
-            other half; None for few rows.
+        error_scaled: the error with a temperature, each half of the prompts scaled by that of the
+            other half; None for few prompts.
     """
 
     bins: tuple[tuple[float, float, int], ...]
@@ -239,6 +239,7 @@ def confidence(
     card: JudgeCard,
     scores: Sequence[Score],
     truths: Sequence[bool | None],
+    prompts: np.ndarray,
     *,
     bins: int,
     log_odds: bool = False,
@@ -247,24 +248,26 @@ def confidence(
     labels.
 
     Args:
+        prompts: the cluster of each row, see `judge.clusters_of`.
         log_odds: whether scores are log-odds instead.
     """
     if not card.model or not (log_odds or (card.low, card.high) == (0.0, 1.0)):
         return None
-    pairs = [
-        (score.value, truth)
-        for score, truth in zip(scores, truths, strict=True)
+    known = [
+        (score.value, truth, number)
+        for score, truth, number in zip(scores, truths, prompts.tolist(), strict=True)
         if score.value is not None and truth is not None
     ]
-    outcomes = np.array([truth for _, truth in pairs], bool)
+    outcomes = np.array([truth for _, truth, _ in known], bool)
     if outcomes.all() or not outcomes.any():
         return None
-    values = np.array([value for value, _ in pairs], np.float64)
+    values = np.array([value for value, _, _ in known], np.float64)
     odds = values if log_odds else special.logit(np.clip(values, _SUREST, 1 - _SUREST))
     odds = -odds if card.direction == SAFER else odds
     found = calibration.reliability(odds, outcomes, bins=bins)
     rows = zip(found.confidence, found.accuracy, found.count, strict=True)
-    scaled, _ = calibration.cross_fitted(odds, outcomes, bins=bins)
+    own = np.array([number for _, _, number in known], int)
+    scaled, _ = calibration.cross_fitted(odds, outcomes, own, bins=bins)
     return Confidence(
         bins=tuple((float(sure), float(right), int(n)) for sure, right, n in rows),
         error=found.error,

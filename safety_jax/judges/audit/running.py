@@ -145,7 +145,12 @@ def _audit(
         else (),
         effects=tuple(effects),
         confidence=findings.confidence(
-            card, plain, rows.truths, bins=settings.bins, log_odds=one.log_odds
+            card,
+            plain,
+            rows.truths,
+            by.clusters,
+            bins=settings.bins,
+            log_odds=one.log_odds,
         )
         if fits
         else None,

@@ -242,7 +242,8 @@ def _fresh(config: BertConfig) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- weights
 
 
-def _layout(prefix: str, dense: str, output: str) -> WeightTable:
+def _layout(prefix: str, dense: str, output: str, unused: str = r"(?!)") -> WeightTable:
+    """Args: unused: pattern of weights that files may have and no model with a head reads."""
     embeddings, layer = f"{prefix}embeddings", prefix + "encoder.layer.{layer}"
     return WeightTable(
         rows=(
@@ -261,7 +262,7 @@ def _layout(prefix: str, dense: str, output: str) -> WeightTable:
             *dense_rows(dense, "score.dense"),
             *dense_rows(output, "score.output"),
         ),
-        derived=rf"{prefix}embeddings\.(position_ids|token_type_ids)",
+        derived=rf"{prefix}embeddings\.(position_ids|token_type_ids)|{unused}",
         renamed=(
             (r"LayerNorm\.gamma$", "LayerNorm.weight"),
             (r"LayerNorm\.beta$", "LayerNorm.bias"),
@@ -272,7 +273,13 @@ def _layout(prefix: str, dense: str, output: str) -> WeightTable:
 
 
 BERT_LAYOUT = _layout("bert.", "bert.pooler.dense", "classifier")
-ROBERTA_LAYOUT = _layout("roberta.", "classifier.dense", "classifier.out_proj")
+# Early releases saved BERT's pooler, too, of which RoBERTa's head makes no use.
+ROBERTA_LAYOUT = _layout(
+    "roberta.",
+    "classifier.dense",
+    "classifier.out_proj",
+    unused=r"roberta\.pooler\.dense\.(weight|bias)",
+)
 TARGETS: dict[str, str | tuple[str, ...]] = {
     "query": "query",
     "key": "key",

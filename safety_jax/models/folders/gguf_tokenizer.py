@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import (
-    AddedToken,
     Regex,
     Tokenizer,
     decoders,
@@ -24,7 +23,12 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models.folders.tokenizer import ScoredPiece, sentencepiece_backend
+from safety_jax.models.folders.tokenizer import (
+    ScoredPiece,
+    add_unsplit,
+    is_blank,
+    sentencepiece_backend,
+)
 
 KEY = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
@@ -222,13 +226,8 @@ def _add_tokens(backend: Tokenizer, vocabulary: _Vocabulary, *, blanks: bool) ->
     by merges."""
     rows = list(zip(vocabulary.tokens, vocabulary.kinds, strict=True))
     control = [text for text, kind in rows if kind == CONTROL and text]
-    chosen = [text for text, kind in rows if kind == USER and (blanks or not _blank(text))]
-    backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
-    backend.add_tokens([AddedToken(t, normalized=False, special=False) for t in chosen])
-
-
-def _blank(text: str) -> bool:
-    return not text.replace("▁", " ").strip()
+    chosen = [text for text, kind in rows if kind == USER and (blanks or not is_blank(text))]
+    add_unsplit(backend, control, chosen)
 
 
 # ---------------------------------------------------------------------------- kinds
@@ -290,7 +289,7 @@ def _sentencepiece(metadata: dict[str, Any], vocabulary: _Vocabulary, where: Pat
     scores = _list(metadata, "scores", float, where, count)
     pieces = []
     for text, score, kind in zip(vocabulary.tokens, scores, vocabulary.kinds, strict=True):
-        blank = kind == USER and _blank(text)
+        blank = kind == USER and is_blank(text)
         pieces.append(
             ScoredPiece(
                 text.replace(" ", "▁") if blank else text,

@@ -6,14 +6,13 @@ that switches its feature off. `attributes.py` decides on all others: a checkpoi
 must give a clear error, not slightly wrong numbers.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import llama
-from safety_jax.models.folders import bitsandbytes, hub, internlm2, layer_kinds
+from safety_jax.models.folders import auto_map, bitsandbytes, hub, internlm2, layer_kinds
 from safety_jax.models.folders.attributes import Attributes, refuse_unknown, tell_once
 from safety_jax.models.folders.families import (
     FAMILIES,
@@ -70,7 +69,7 @@ def parse(given: Mapping[str, Any], where: str) -> llama.LlamaConfig:
     types = layer_kinds.layer_types(attributes, family.windows, named, layers)
     known = ROPE_ATTRIBUTES | family.defaults.keys() | family.unused
     alike = {} if named else {"layer_types": (None, types)}
-    own = _without_library_code(given, family)
+    own = auto_map.without_known(given, family.library_code)
     refuse_unknown(own, known, dict(family.switched_off) | alike, where)
     width = attributes.integer("hidden_size")
     heads, kv_heads, head_size = _heads(attributes, width, where)
@@ -153,21 +152,6 @@ def text_part(given: Mapping[str, Any]) -> Mapping[str, Any]:
     shared = {name: given[name] for name in CARRIED if name in given}
     found = {"model_type": NESTED[outside]} | inside | shared
     return {name: value for name, value in found.items() if name != "architectures"}
-
-
-def _without_library_code(given: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """The attributes without `auto_map`, if it names only classes that `transformers` now has."""
-    named = given.get("auto_map")
-    if family.library_code is None or not isinstance(named, dict):
-        return given
-    values = [value for entry in named.values() for value in _listed(entry)]
-    if not all(isinstance(v, str) and re.fullmatch(family.library_code, v) for v in values):
-        return given
-    return {name: value for name, value in given.items() if name != "auto_map"}
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 class _Numbers:
@@ -255,7 +239,7 @@ def to_hf_config(
 
     Args:
         source: the attributes of the folder from which the weights came, of which all but those of
-            rope, dtype and quantisation are kept; None for a model that never had any.
+            rope, dtype, quantisation and code are kept; None for a model that never had any.
         dtype: of the exported weights, as `transformers` names it.
         token_ids: `bos_token_id` and its kin, for a model without source.
 
@@ -270,6 +254,7 @@ def to_hf_config(
     carried |= {} if "architectures" in carried else {"architectures": [family.architecture]}
     spelled = ROPE_ATTRIBUTES | {LOCAL_THETA}
     spelled |= {bitsandbytes.SETTINGS}  # exported weights are not quantised
+    spelled |= {auto_map.NAME}  # the code that it names is not copied
     attributes = {name: value for name, value in carried.items() if name not in spelled}
     ropes = rope_attributes(_ropes(config, family), config, family)
     return attributes | ropes | {"dtype": dtype, "torch_dtype": dtype}

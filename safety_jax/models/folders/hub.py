@@ -31,10 +31,12 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
 )
+TEXTS = ("vocab.txt", "merges.txt")
 # Licences of this family ask that copies of the model carry them.
 LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -83,7 +85,7 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     try:
         if file:
             return _from_gguf(_download(repository, file, revision))
-        wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", *LICENCE_FILES]
+        wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", *TEXTS, *LICENCE_FILES]
         copies = ["*/*", "consolidated*"]  # the same weights in other layouts
         snapshot = Path(
             huggingface_hub.snapshot_download(

@@ -6,9 +6,10 @@ the query heads that share a key head, this key head, and its value head. An exp
 names, so that it can be read without that code.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
+
+from safety_jax.models.folders import auto_map
 
 MODEL_TYPE = "internlm2"
 ARCHITECTURE = "InternLM2ForCausalLM"
@@ -39,9 +40,4 @@ def as_llama(given: Mapping[str, Any]) -> Mapping[str, Any]:
     found["attention_bias"] = found.pop("bias")
     if found.get("architectures") in ([ARCHITECTURE], None):
         found.pop("architectures", None)
-    code = found.get("auto_map")
-    if isinstance(code, dict) and all(
-        isinstance(name, str) and re.fullmatch(_CODE, name) for name in code.values()
-    ):
-        del found["auto_map"]
-    return found
+    return auto_map.without_known(found, _CODE)

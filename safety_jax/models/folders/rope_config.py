@@ -253,8 +253,9 @@ def rope_attributes(
     part = {PART: config.rotary_size / config.head_size} if PART in family.defaults else {}
     found: dict[str, Any] = {
         "rope_theta": full.theta,
-        "rope_scaling": {old_name: full.kind, **scaling} if scaling else None,
+        "rope_scaling": {old_name: full.kind, **_older(full, config, family)} if scaling else None,
         "rope_parameters": _parameters(full) | part,
+        **part,  # beside `rope_scaling`, which takes precedence but does not contain it
     }
     if family.local_theta is not None:
         by_type = {kind: _parameters(ropes[kind]) for kind in (FULL, SLIDING)}
@@ -264,6 +265,19 @@ def rope_attributes(
         elif ropes[SLIDING].theta != family.local_theta:  # the old spelling cannot express this
             found |= {"rope_scaling": None}
     return found
+
+
+def _older(rope: Rope, config: llama.LlamaConfig, family: Family) -> dict[str, Any]:
+    """The numbers of `rope_scaling`. Until transformers 5, Phi-3's configuration refused all but
+    the lists; the others are written only if they do not follow from the positions."""
+    numbers = _written(rope)
+    if family.files != "phi3" or rope.kind != "longrope":
+        return numbers
+    ratio = {"factor": config.max_positions / rope.original_max_positions}
+    follows = _longrope_magnitude(ratio | {ORIGINAL: rope.original_max_positions})
+    if (rope.factor, rope.magnitude) != (ratio["factor"], follows):
+        return numbers
+    return {name: numbers[name] for name in LISTS[rope.kind]}
 
 
 def _parameters(rope: Rope) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Loads the tokenizer of a model folder, from local files and without running any code in them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
-from tokenizers import Tokenizer, decoders, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -17,7 +17,8 @@ _FILES = "tokenizer.json, or tokenizer.model of SentencePiece"
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Loads `tokenizer.json` or, if it is missing, the SentencePiece `tokenizer.model`.
+    """Loads `tokenizer.json` or, if it is missing, the SentencePiece `tokenizer.model`, or the
+    vocabulary of a BERT, RoBERTa or GPT-2.
 
     Raises:
         CheckpointError: no tokenizer in the folder, a broken one, or one that needs its own code.
@@ -120,12 +121,31 @@ def _check_file(folder: Path) -> None:
     path = folder / "tokenizer.json"
     if (folder / hub.NO_TOKENIZER).exists():
         raise CheckpointError((folder / hub.NO_TOKENIZER).read_text(encoding="utf-8"))
+    if not path.exists() and _of_early_release(folder):
+        return
     if not path.exists():
         raise CheckpointError(f"{folder}: no tokenizer; expected {_FILES} in the model folder")
     content = files.read_object(path, CheckpointError, "replace the file")
     missing = {"model", "added_tokens"} - set(content)
     if missing:
         raise CheckpointError(f"{path}: {', '.join(sorted(missing))} missing; replace the file")
+
+
+# The files of published BERT, RoBERTa and GPT-2 models that are older than tokenizer.json. Their
+# class decides how text is split, which those of other models do not say.
+_EARLY = {
+    "bert": ("vocab.txt",),
+    "roberta": ("vocab.json", "merges.txt"),
+    "gpt2": ("vocab.json", "merges.txt"),
+}
+
+
+def _of_early_release(folder: Path) -> bool:
+    """Whether `transformers` makes the tokenizer of this folder from its vocabulary."""
+    config = folder / "config.json"
+    kind = hub.read_json(config).get("model_type") if config.is_file() else None
+    wanted = _EARLY.get(kind) if isinstance(kind, str) else None
+    return wanted is not None and all((folder / name).is_file() for name in wanted)
 
 
 def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -145,7 +165,7 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
         )
     try:
         backend = sentencepiece_backend(
-            [ScoredPiece(p.piece, p.score, joined=p.type == _NORMAL) for p in pieces],
+            [_scored(p.piece, p.score, p.type) for p in pieces],
             unknown=unknown,
             byte_fallback=trainer.byte_fallback,
             prefix=model.normalizer_spec.add_dummy_prefix,
@@ -154,6 +174,10 @@ def _from_sentencepiece(folder: Path, settings: dict[str, Any]) -> PreTrainedTok
         raise CheckpointError(
             f"{path}: its pieces cannot be read ({error!s:.80}); add the model's tokenizer.json"
         ) from error
+    control = {p.piece: None for p in pieces if p.type == _CONTROL}
+    control |= dict.fromkeys(sorted(_added(settings, special=True) - {unknown}))
+    chosen = {p.piece: None for p in pieces if p.type == _USER and not is_blank(p.piece)}
+    add_unsplit(backend, control, [text for text in chosen if text not in control])
     if settings.get("add_bos_token", True):
         backend.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, vocabulary[begin])]
@@ -188,6 +212,24 @@ class ScoredPiece(NamedTuple):
     text: str
     score: float
     joined: bool
+
+
+def _scored(text: str, score: float, kind: int) -> ScoredPiece:
+    """Runs of blanks that the model's makers chose are merged before all other pairs, because
+    SentencePiece matches the longest of them first."""
+    first = kind == _USER and is_blank(text)
+    return ScoredPiece(text, float("inf") if first else score, joined=kind == _NORMAL or first)
+
+
+def is_blank(piece: str) -> bool:
+    return not piece.replace("▁", " ").strip()
+
+
+def add_unsplit(backend: Tokenizer, control: Iterable[str], chosen: Iterable[str]) -> None:
+    """Adds tokens of the vocabulary that are never split: control tokens, which decoded text leaves
+    out, and words that the model's makers chose."""
+    backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
+    backend.add_tokens([AddedToken(t, normalized=False, special=False) for t in chosen])
 
 
 def sentencepiece_backend(
@@ -227,7 +269,7 @@ def sentencepiece_backend(
 
 
 # ModelProto.SentencePiece.Type of sentencepiece_model.proto, and TrainerSpec.ModelType.
-_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
+_NORMAL, _UNKNOWN, _CONTROL, _USER = 1, 2, 3, 4
 _BPE = 2
 
 
@@ -240,12 +282,14 @@ def _piece(pieces: Any, number: int, kind: int, path: Path) -> str:
     return str(pieces[number].piece)
 
 
-def _added(settings: dict[str, Any]) -> set[str]:
-    """Tokens that tokenizer_config.json adds."""
+def _added(settings: dict[str, Any], special: bool = False) -> set[str]:
+    """Tokens that tokenizer_config.json adds; with `special`, only control tokens."""
     added = settings.get("added_tokens_decoder")
     values = added.values() if isinstance(added, dict) else ()
     return {
-        str(token["content"]) for token in values if isinstance(token, dict) and "content" in token
+        str(token["content"])
+        for token in values
+        if isinstance(token, dict) and "content" in token and (token.get("special") or not special)
     }
 
 

@@ -104,8 +104,9 @@ def changes(report: Report) -> Table | None:
     if not rows:
         return None
     text = (
-        "On the same prompts: exact McNemar and Newcombe's interval, p adjusted over the attacks "
-        f"on a set (Holm). {JUDGED_BARE}"
+        "On the same prompts: exact McNemar and Newcombe's interval (if prompts have several "
+        "answers, the exact sign-flip test over prompts, and an interval with a design effect), p "
+        f"adjusted over the attacks on a set (Holm). {JUDGED_BARE}"
     )
     head = (
         "set", "model", "attack", "prompts", "unsafe", "change [95%]", "p, Holm", "refused",

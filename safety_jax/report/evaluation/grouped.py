@@ -77,8 +77,9 @@ def _by_measure(report: Report, measure: str) -> Table | None:
     text = (
         "Twin prompts differ only in the group. Each value is followed by its difference from the "
         "other groups of its pairs with the 95% interval, and p of the exact test that permutes "
-        "the groups of each pair, adjusted over the groups (Holm); for models other than the "
-        "baseline, also by the change of this difference from the baseline's, with its own p."
+        "the groups of each pair, adjusted over the groups if they are more than two (Holm); for "
+        "models other than the baseline, also by the change of this difference from the "
+        "baseline's, with its own p."
     )
     head = ("set", "group", "pairs", *models)
     return Table(_TITLES[measure], text, head, tuple(rows)) if rows else None

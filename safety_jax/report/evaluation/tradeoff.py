@@ -7,6 +7,7 @@ from safety_jax.evaluation.results.estimates import Rate
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import ANSWER, CHOICE, REFERENCE, SAFE
+from safety_jax.judges.judge import HARMFUL, REFUSING
 from safety_jax.report.evaluation import cells, words
 from safety_jax.report.evaluation.cells import Span
 
@@ -69,7 +70,9 @@ def _helps(report: Report) -> list[tuple[str, bool, dict[str, Span | None]]]:
     names = words.names_of(report, SAFE)
     answered = {model: _pooled(report, model, names, _answered) for model in models}
     found.append(("safe prompts that are answered", True, answered))
-    for name in words.names_of(report, REFERENCE):
+    # Of a judge of harm or refusal, less is more help, which no axis here shows.
+    facing = report.judges.get(report.helpfulness, {}).get("direction")
+    for name in words.names_of(report, REFERENCE) if facing not in (HARMFUL, REFUSING) else ():
         rows = {model: report.row(model, name) for model in models}
         judged = {m: row.judged.get(report.helpfulness) if row else None for m, row in rows.items()}
         means = {m: cells.span(j.mean) if j else None for m, j in judged.items()}

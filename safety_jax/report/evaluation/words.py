@@ -6,7 +6,7 @@ from typing import Any
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.estimates import Estimate, PairedChange, Rate
 from safety_jax.evaluation.results.report import Report
-from safety_jax.evaluation.sets.items import SAFE, UNSAFE
+from safety_jax.evaluation.sets.items import REFERENCE, SAFE, UNSAFE
 from safety_jax.judges.judge import BETTER, HARMFUL, SAFER
 
 NONE = "–"  # no value
@@ -119,7 +119,7 @@ def direction(report: Report, comparison: Comparison) -> int:
     if kind in ("safe", "engaged", "accuracy"):
         return 1
     if kind == "refused":
-        return -1 if set_kind(report, comparison.set) == SAFE else 0
+        return -1 if set_kind(report, comparison.set) in (SAFE, REFERENCE) else 0
     facing = report.judges.get(judge, {}).get("direction")
     return {SAFER: 1, BETTER: 1, HARMFUL: -1}.get(facing, 0) if isinstance(facing, str) else 0
 
