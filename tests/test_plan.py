@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from safety_jax.base.errors import ConfigError
+from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.planning import chips, collectives, formulas, layouts, sizes, table
 from safety_jax.planning import programs as compilations
 from safety_jax.stages import plan, planned
@@ -197,6 +197,10 @@ def test_gpus_are_planned_by_formula_and_kept(tmp_path, capsys):
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "plans").iterdir()}
     start((*arguments[:1], "--config.plan.slice=h100:8|h200:8|a100:8", *arguments[2:]), tmp_path)
     assert all(file.stat().st_mtime_ns == then for file, then in written.items())
+    damaged = min(written)
+    damaged.write_text("{")
+    with pytest.raises(DataError, match=re.escape(f"{damaged}") + ".*this plan is made again"):
+        start(arguments, tmp_path)
 
 
 def test_a_single_plan_that_does_not_fit_is_one_line_with_what_to_change(tmp_path):

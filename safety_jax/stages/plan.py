@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import itertools
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ import jax
 from ml_collections import ConfigDict
 
 from safety_jax.base import files, trees
-from safety_jax.base.errors import ConfigError, UserError
+from safety_jax.base.errors import ConfigError, DataError, UserError
 from safety_jax.base.memory import GIB
 from safety_jax.base.settings import Whole
 from safety_jax.planning import chips, formulas, layouts, programs, roofline, sizes, table
@@ -175,7 +174,7 @@ def known_or_made(
     name = re.sub(r"[^\w.-]+", "-", f"{spec}_{size}_{where.name}")
     file = place.path / PLANS / f"{name}-{key[:8]}.json"
     if file.exists():
-        return dict(json.loads(file.read_text()))
+        return files.read_object(file, DataError, "remove it, and this plan is made again")
     began = time.perf_counter()
     made = {"run": label(spec), "model": Path(size).name, "slice": where.name,
             "chips": where.chips}  # fmt: skip

@@ -58,7 +58,7 @@ def choose_decoding(asked: PlanRequest) -> ProgramChoice:
         base = abstract.promoted(
             base, lora.targets(tuple(config.lora.targets), llama.targets(model))
         )
-    weights = abstract.bytes_on_device(base)
+    weights = float(abstract.bytes_on_device(base))
     setup, held = decoding_setup(asked, alone, lanes)
     width = caches.number_bytes(setup.pace.cache_dtype, model.head_size)
     sizes = layouts.for_decoding(
