@@ -186,9 +186,10 @@ def tokenizer(model: Model) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: it has none, or is no model.
     """
-    if loaded(model).tokenizer is None:
+    found = loaded(model).tokenizer
+    if found is None:
         raise ConfigError("the model has no tokenizer; load it by sj.load, or replace `tokenizer`")
-    return model.tokenizer
+    return found
 
 
 def template_name(name: Any, tokens: PreTrainedTokenizerBase) -> str:

@@ -260,7 +260,7 @@ def _rewards(found: Measured, pairs: Pairs, objective: PairObjective) -> Float[n
     rewards = own - reference if objective.reference else own
     if objective.averages:
         rewards = rewards / answer_lengths(pairs)[found.examples]
-    return objective.beta * rewards
+    return np.asarray(objective.beta * rewards)
 
 
 def _prompts(pairs: Pairs, examples: Indices) -> Int[np.ndarray, " n"]:

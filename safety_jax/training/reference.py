@@ -217,5 +217,5 @@ def _write(path: Path, fill: Callable[[Any], Any]) -> None:
             part.unlink(missing_ok=True)
         raise CheckpointError(
             f"reference values could not be written to {path.parent}: {error.strerror}; make room, "
-            "or name another reference_folder in the group of the method"
+            "or set another reference_folder, or reference=live, in the group of the method"
         ) from error
