@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SmolLM2-135M-Instruct made safe by SIT, RAFT and DPO, and a report on all: make real
-# An hour on two CPU cores with AVX-512, two without. Run again, it goes on where it stopped. Then, in the same folder, what
+# One to two hours on two CPU cores. Run again, it goes on where it stopped. Then, in the same folder, what
 # holds when somebody pushes: RECIPE=smollm2,pushed make real. What each method pays for its safety:
 # RECIPE=smollm2,frontier make real. Which defence holds, in a folder of its own:
 # RECIPE=smollm2,defences WORKDIR=runs/smollm2-defences make real
