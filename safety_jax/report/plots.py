@@ -132,7 +132,7 @@ def reliability(
         label="held-out examples, with 95% intervals",
     )  # fmt: skip
     axes.set_xlim(0.49, 1.01)
-    axes.set_ylim(min(0.45, *low), 1.02)
+    axes.set_ylim(min(0.45, *low) - 0.02, 1.04)  # room for dots at the bounds
     axes.set_xlabel("confidence: probability of the likelier outcome")
     axes.set_ylabel("share that is right")
     # In the legend, a dot of all examples would cover the line above it.
