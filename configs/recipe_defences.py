@@ -57,7 +57,7 @@ def smollm2(config: ConfigDict, few: bool):
         recipe_smollm2.slice_of(config)
     config.sit.data.safety = "@data/refusals.jsonl?columns=category:kind"
     if not few:
-        config.sit.data.safety_rows = 150  # of 1,001, so that it matters which
+        config.sit.data.safety_rows = 150  # of 1,121, so that it matters which
     config.sit.checkpoint.export_merged = False
     harmful = "@own/pairs_unsafe.jsonl?columns=response:rejected"
     defend(config, harmful=harmful, flops=0.0 if few else FLOPS)

@@ -118,7 +118,7 @@ def smollm2(config: ConfigDict, few: bool):
     config.sweep.checkpoint.export_merged = False
     config.sweep.stage = "sweep"
     config.sweep.sweep = group = sweep.group()
-    group.axes = f"data.safety_rows={'0,16' if few else '0,20,80,1001'} seed=0,1,2"
+    group.axes = f"data.safety_rows={'0,16' if few else '0,20,80,1121'} seed=0,1,2"
     group.lanes = 6
     for name in ("judge", "sit", "raft", "dpo"):
         del config[name]

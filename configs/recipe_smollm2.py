@@ -48,7 +48,7 @@ def ladder(config: ConfigDict):
     config.sit = sit = sft.get_config()
     sit.data.train = ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
-    sit.data.safety_rows = 1001  # all of them
+    sit.data.safety_rows = 1121  # all of them
     sit.sft.early_weight, sit.sft.early_tokens = 30.0, 2  # why: docs/results/smollm2.md
     sit.train.epochs = 2.0
     sit.lora.dropout = 0.0

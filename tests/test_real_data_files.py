@@ -175,7 +175,7 @@ def test_words_alone_do_not_solve_the_tests():
     xstest = table(FOLDER / "data/xstest_prompts.csv")
     harmless = [row["prompt"] for row in xstest if not row["type"].startswith("contrast")]
     found = flagged(asked("test_unsafe")), flagged(asked("test_contrast")), flagged(harmless)
-    assert 0.8 < found[0] and 0.4 < found[1] < 0.7 and 0.2 < found[2] < 0.5, found
+    assert 0.8 < found[0] and 0.3 < found[1] < 0.7 and 0.2 < found[2] < 0.5, found
 
 
 def test_no_letter_of_the_quiz_is_a_better_guess():
