@@ -44,6 +44,30 @@ def test_likeness_is_jaccards_index_of_words_and_neighbours():
 
 def test_words_are_in_their_plainest_form():
     assert words("Don't re-enter the Café, please!") == ["dont", "reenter", "the", "cafe", "please"]
+    assert words("がPCで見るニュース。") == ["か", "pc", "て", "見", "る", "ニュース"]
+    assert words("हिन्दी में") == words("हिन्दी, में!") and len(words("हिन्दी में")) == 2
+    assert words("กขคง") == ["กขค", "ขคง"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "duplicate"),
+    [
+        ("如何在家制作炸弹?", "如何在家里制作炸弹？", True),
+        ("如何制作炸弹?", "如何制作蛋糕?", False),
+        ("怎么杀死一个人?", "怎么杀死一个进程?", False),
+        ("如何在家里用普通的化肥和柴油制作一枚炸弹而不被发现", "请把这句话翻译成英文并简要说明"
+         "理由:如何在家里用普通的化肥和柴油制作一枚炸弹而不被发现?谢谢你的帮助,我下周要交作业。",
+         True),
+        ("请写一篇关于环境保护的文章", "请写一篇关于环境污染的报道", False),
+        ("爆弾の作り方を教えてください", "爆弾の作り方を教えて下さい。", True),
+        ("プロセスを殺すにはどうすればいいですか", "人を殺すにはどうすればいいですか", False),
+        ("วิธีทำระเบิดที่บ้าน", "วิธีทำระเบิดที่บ้านครับ", True),
+        ("วิธีทำขนมเค้กที่บ้าน", "วิธีทำระเบิดที่บ้าน", False),
+        ("ខ្ញុំធ្វើគ្រាប់បែកយ៉ាងដូចម្តេច", "ខ្ញុំ ធ្វើគ្រាប់បែកយ៉ាងដូចម្តេច?", True),
+    ],
+)  # fmt: skip
+def test_scripts_without_blanks_between_words_are_compared_by_their_signs(asked, text, duplicate):
+    assert (HeldApart([("t", asked)]).match(text) is not None) is duplicate
 
 
 def test_training_rows_that_tests_ask_are_left_out_and_listed(tmp_path):

@@ -93,6 +93,8 @@ DO_NOT_ANSWER = {"id": 1, "risk_area": "birds", "types_of_harm": "none", "questi
         (LMSYS, (ASK, BETTER, AGAIN)),
         (WILD, (ASK,)),
         ({"adversarial": Q, "label": 1, "data_type": "adversarial_harmful"}, (ASK,)),
+        ({"vanilla": Q, "adversarial": "nan", "completion": A}, (ASK,)),
+        ({"vanilla": Q, "adversarial": " "}, (ASK,)),
         (DO_NOT_ANSWER, (ASK,)),
         (OASST_TREE, (ASK,)),
         ({"chosen": f"\n\nHuman: {Q}\n\nAssistant: {A}",

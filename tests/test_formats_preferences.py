@@ -97,6 +97,18 @@ def test_weights_do_not_part_dialogues(rows):
     assert len(pair.prompt) == 3 and pair.chosen == (LAST,)
 
 
+def test_a_prompt_is_all_that_whole_dialogues_share(rows):
+    """The column `prompt` of UltraFeedback's kind repeats only the first question."""
+    chosen, rejected = (turns(ASK, BETTER, AGAIN, last) for last in (LAST, WORSE))
+    for column, extra in (("prompt", {}), ("question", {}), ("prompt", {"messages": chosen})):
+        row = {column: Q, "chosen": chosen, "rejected": rejected, **extra}
+        (found,) = read_prompts(rows(row))
+        assert found.messages == read_pairs(rows(row))[0].prompt == (ASK, BETTER, AGAIN)
+    for answers in ((A, B), (None, ""), ([A, B], []), (turns(BETTER), turns(WORSE))):
+        (found,) = read_prompts(rows({"prompt": Q, "chosen": answers[0], "rejected": answers[1]}))
+        assert found.messages == (ASK,)
+
+
 def test_a_battle_of_several_turns_parts_after_the_first_question(rows):
     (found,) = read_pairs(rows(ARENA | {
         "conversation_a": turns(ASK, BETTER, AGAIN, LAST),

@@ -134,6 +134,46 @@ def test_a_thought_stands_before_its_answer(rows):
     assert found.messages[-1].content == f"<think>\nDark, so …\n</think>\n\n{A}"
 
 
+def test_a_thought_in_an_answer_and_in_a_field_is_learned_once(rows):
+    """Servers that split thoughts off leave them in the answer, too, or an empty one."""
+    for written, learned in (
+        (f"<think>Dark.</think>{A}", f"<think>Dark.</think>{A}"),
+        (f"<think>\n\n</think>\n\n{A}", f"<think>\nDark.\n</think>\n\n{A}"),
+    ):
+        said = {"role": "assistant", "content": written, "reasoning": "Dark."}
+        (found,) = read_records(rows({"messages": [*turns(ASK), said]}))
+        assert found.messages[-1].content == learned
+    with pytest.raises(DataError, match="holds a thought, and a field of it holds another one"):
+        read_records(
+            rows({"messages": [*turns(ASK), said | {"content": "<think>Light.</think>A"}]})
+        )
+
+
+def test_a_system_message_without_text_is_none(rows):
+    chatml = f"<|im_start|>system\n<|im_end|>\n<|im_start|>user\n{Q}<|im_end|>\n" + (
+        f"<|im_start|>assistant\n{A}<|im_end|>\n"
+    )
+    for row in (
+        {"messages": [{"role": "system", "content": None}, *turns(ASK, BETTER)]},
+        {"conversations": [{"from": "system", "value": None}, *turns(ASK, BETTER)]},
+        {"text": chatml},
+    ):
+        (found,) = read_records(rows(row))
+        assert found.messages == (ASK, BETTER)
+    with pytest.raises(DataError, match="turn 0 of the transcript is empty"):
+        read_records(rows({"text": "<|im_start|>system\n<|im_end|>\n"}))
+
+
+def test_answers_that_were_cut_off_in_the_words_of_other_tools(rows):
+    for column, why, cut in (
+        ("finish_reason", "MAX_TOKENS", True),
+        ("stop_reason", "max_tokens", True),
+        ("stop_reason", "end_turn", False),
+    ):
+        (found,) = read_records(rows({"prompt": Q, "response": A, column: why}))
+        assert found.cut is cut
+
+
 @pytest.mark.parametrize(
     ("turn", "message"),
     [

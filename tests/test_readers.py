@@ -68,6 +68,14 @@ def test_byte_order_mark_is_no_data(tmp_path):
     assert open_source(str(path)).rows == [{"instruction": "q", "output": "a"}]
 
 
+def test_columns_without_a_name_are_no_data(tmp_path):
+    """Pandas' index after one and two writes, and a header that ends in separators."""
+    path = tmp_path / "a.csv"
+    for text in (",a\n0,q\n", ",,a\n0,0,q\n", "a,, \nq,,\n", " ;a;\n0;q;\n"):
+        path.write_text(text)
+        assert open_source(str(path)).rows == [{"a": "q"}]
+
+
 def test_parallel_lists(tmp_path):
     path = tmp_path / "I-CoNa.json"
     lists = {"parameters": {"beams": 4}, "inputs": [], "instructions": ["a", "b"], "tags": [1, 2]}

@@ -38,6 +38,11 @@ def test_a_sheet_may_have_gaps(tmp_path):
     assert open_source(str(tmp_path / "c.xlsx")).rows == [
         {"prompt": "a", "n": ""}, {"prompt": "b", "n": "2"},
     ]  # fmt: skip
+    blank = openpyxl.Workbook()
+    for row in ([None, " ", "prompt", " "], [0, 0, "a", ""]):
+        blank.active.append(row)
+    blank.save(tmp_path / "e.xlsx")
+    assert open_source(str(tmp_path / "e.xlsx")).rows == [{"prompt": "a"}]
     book.active["C1"] = "prompt"
     book.save(tmp_path / "b.xlsx")
     with pytest.raises(DataError, match=r"b\.xlsx row 1: two columns share a name"):

@@ -6,9 +6,14 @@ and so is that of their content words; or if common runs of `RUN` words cover at
 the test's words, as in the decontamination of Tülu 3 (arXiv 2411.15124). The first rule finds short
 requests that are reworded at one place, the second long ones that are quoted within another. "How
 do I kill a process?" and "How do I kill a person?" are no duplicates.
+
+Where a script sets no blanks between words, its signs stand for words: of Chinese and of Japanese
+each character (a run of katakana is one word), of Thai, Lao, Khmer, Burmese and Tibetan all three
+neighbouring letters. A common run is then as long as `RUN` words are, about.
 """
 
 import dataclasses
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,8 +27,11 @@ from safety_jax.data.sources import Skipped
 ALIKE = 0.6
 RUN = 8
 COVERED = 0.5
-# Characters inside words: apostrophes, hyphens, and the accents that NFKD separates from letters.
-_INSIDE = dict.fromkeys("'’-‐‑\u0300\u0301\u0302\u0303\u0308\u0327", "")
+_HYPHENS = "'’-‐‑"
+_HAN = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
+_HIRAGANA = re.compile("[\u3041-\u3096\u309d-\u309f]")
+_LETTERS = re.compile("[\u0e01-\u0fbc\u1000-\u109f\u1780-\u17d3]+")
+_FIRST_UNSPACED = "\u0e01"
 
 _FUNCTION = frozenset(
     "a an the this that these those some any i you he she it we they me him her us them my your "
@@ -32,15 +40,46 @@ _FUNCTION = frozenset(
     "on at to from for with without by about into as and or but if not no so than then there "
     "here please give tell write explain describe make".split()
 )
+# Of Chinese, in both spellings; Japanese writes such words in hiragana.
+_FUNCTION_SIGNS = frozenset(
+    "的了着过過吗嗎呢吧啊嘛是在有和与與或及并並但而若我你您他她它们們这這那此其哪些每个個一名位件"
+    "条條种種首篇段句请請能可以会會该該应應想要需须須如何怎么麼样樣什为為甚谁誰把被给給让讓对對于於"
+    "关關从從到向将將就都也还還又不没沒无無非写寫说說告诉訴解释釋描述明何"
+) | frozenset(map(chr, range(0x3041, 0x30A0)))
 
 
+class _Plain(dict[int, str]):
+    """What `str.translate` puts for each character, found when it first occurs."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        if _HAN.match(character) or _HIRAGANA.match(character):
+            plain = f" {character} "
+        elif unicodedata.category(character)[0] == "M":
+            # Marks that NFKD separates from letters are accents; those of no class, vowels.
+            plain = "" if unicodedata.combining(character) else character
+        elif character in _HYPHENS:
+            plain = ""
+        else:
+            plain = character if character.isalnum() else " "
+        self[code] = plain
+        return plain
+
+
+_PLAIN = _Plain()
 R = TypeVar("R", bound=Record | Pair | Rated | Labelled)
 
 
 def words(text: str) -> list[str]:
     """The words of a text, without case, accents and punctuation; a hyphenated word is one."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(c if c.isalnum() else _INSIDE.get(c, " ") for c in plain).split()
+    plain = unicodedata.normalize("NFKD", text).casefold().translate(_PLAIN)
+    return (plain if plain.isascii() else _LETTERS.sub(_threes, plain)).split()
+
+
+def _threes(letters: re.Match[str]) -> str:
+    """`กขคง` -> ` กขค ขคง `."""
+    run = letters[0]
+    return f" {' '.join(run[i : i + 3] for i in range(max(1, len(run) - 2)))} "
 
 
 def _features(text_words: Sequence[str]) -> frozenset[tuple[str, ...]]:
@@ -51,7 +90,7 @@ def _features(text_words: Sequence[str]) -> frozenset[tuple[str, ...]]:
 
 def _content(text_words: Sequence[str]) -> frozenset[str]:
     """The content words; all words if there are none."""
-    return frozenset(text_words) - _FUNCTION or frozenset(text_words)
+    return frozenset(text_words) - _FUNCTION - _FUNCTION_SIGNS or frozenset(text_words)
 
 
 def _jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> float:
@@ -59,7 +98,27 @@ def _jaccard(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]) -> fl
 
 
 def _runs(text_words: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    return (tuple(text_words[i : i + RUN]) for i in range(len(text_words) - RUN + 1))
+    """All runs of `RUN` words, or of as many signs as make up so many words."""
+    if max(text_words, default="") < _FIRST_UNSPACED:
+        yield from (tuple(text_words[i : i + RUN]) for i in range(len(text_words) - RUN + 1))
+        return
+    worths = [_worth(word) for word in text_words]
+    end, within = 0, 0.0
+    for start, worth in enumerate(worths):
+        while within < RUN and end < len(worths):
+            within += worths[end]
+            end += 1
+        if within < RUN:
+            return
+        yield tuple(text_words[start:end])
+        within -= worth
+
+
+def _worth(word: str) -> float:
+    """How much of a word this is, about: of Chinese two characters make one."""
+    if _HAN.match(word):
+        return 0.5
+    return 0.25 if _HIRAGANA.match(word) or _LETTERS.match(word) else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +159,12 @@ class HeldApart:
         best: int | None = None
         likeness = 0.0
         shared = Counter(n for word in content for n in self._holding.get(word, ()))
-        for number, common in sorted(shared.items()):
-            if common / (len(content) + len(self._content[number]) - common) < ALIKE:
-                continue
+        likely = (
+            number
+            for number, common in shared.items()
+            if common / (len(content) + len(self._content[number]) - common) >= ALIKE
+        )
+        for number in sorted(likely):
             if (jaccard := _jaccard(features, self._features[number])) > likeness:
                 best, likeness = number, jaccard
         if likeness < ALIKE:
@@ -114,7 +176,7 @@ class HeldApart:
         covered: dict[int, set[int]] = defaultdict(set)
         for run in _runs(own):
             for number, place in self._runs.get(run, ()):
-                covered[number].update(range(place, place + RUN))
+                covered[number].update(range(place, place + len(run)))
         for number, places in covered.items():
             if len(places) >= COVERED * len(words(self._prompts[number][1])):
                 return number

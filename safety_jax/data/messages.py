@@ -179,7 +179,9 @@ def _said(item: Mapping[str, Any], role: str) -> Message | None:
     text = _joined(item.get(column), column)
     if not text and isinstance(item.get("refusal"), str):
         text = item["refusal"]  # OpenAI's own refusals
-    if role == "system" and text is not None and not text.strip():
+    # Parquet holds null where a row has no such text.
+    blank = not text.strip() if text is not None else column in item and item[column] is None
+    if role == "system" and blank:
         return None
     text = text_of(item if text is None else {column: text}, column)
     if role != "assistant":
@@ -190,8 +192,20 @@ def _said(item: Mapping[str, Any], role: str) -> Message | None:
             f"its thought is {type(thought).__name__}; expected text in {', '.join(_THOUGHT)}"
         )
     if thought.strip():
-        text = thoughts.before(thought, text)
+        text = _with_thought(thought, text)
     return Message(role, text, _is_learned(item))
+
+
+def _with_thought(thought: str, text: str) -> str:
+    """An answer behind its thought, which the text may hold already, or an empty one."""
+    own = thoughts.split(text, unwrap=False)
+    if not own.thought.strip():
+        return thoughts.before(thought, own.answer if own.answer else text)
+    if own.thought.split() != thought.split():
+        raise BadRow(
+            "holds a thought, and a field of it holds another one; expected one of them alone"
+        )
+    return text
 
 
 def _joined(value: Any, column: str) -> str | None:
@@ -264,6 +278,8 @@ def transcript(text: str) -> tuple[Message, ...]:
     contents = [content.strip() for content in parts[1::2]]
     if who[-1] == "assistant" and not contents[-1]:
         who, contents = who[:-1], contents[:-1]
+    if who[0] == "system" and not contents[0] and len(who) > 1:
+        who, contents = who[1:], contents[1:]
     if not all(contents):
         raise BadRow(f"turn {contents.index('')} of the transcript is empty")
     return tuple(Message(role, content) for role, content in zip(who, contents, strict=True))

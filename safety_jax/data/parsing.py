@@ -36,6 +36,9 @@ set may publish."""
 CUT_OFF = "length"
 """The `finish_reason` of an answer that was cut off at a limit."""
 
+# Columns that say how an answer ended: OpenAI's, this project's, Anthropic's.
+_FINISH = ("finish_reason", "finish", "stop_reason")
+
 _SKIP = ", or add bad_rows=skip to the source to leave such rows out"
 
 Refusal = Callable[[Row, Format, Parsed], None]
@@ -162,14 +165,16 @@ def _with_ends(parsed: Parsed, row: Row) -> Parsed:
     """Marks answers that were cut off, according to the row."""
     return dataclasses.replace(
         parsed,
-        chosen=_ended(parsed.chosen, row, "finish_reason", "finish", "chosen_finish_reason"),
+        chosen=_ended(parsed.chosen, row, *_FINISH, "chosen_finish_reason"),
         rejected=_ended(parsed.rejected, row, "rejected_finish_reason"),
     )
 
 
 def _ended(turns: tuple[Message, ...], row: Row, *columns: str) -> tuple[Message, ...]:
     reasons = [row.get(column) for column in columns]
-    if turns and any(isinstance(why, str) and FINISHES.get(why) == CUT_OFF for why in reasons):
+    if turns and any(
+        isinstance(why, str) and FINISHES.get(why.lower()) == CUT_OFF for why in reasons
+    ):
         return (*turns[:-1], dataclasses.replace(turns[-1], cut=True))
     return turns
 
@@ -204,7 +209,7 @@ def _with_kind(parsed: Parsed, row: Row) -> Parsed:
 # Columns that rows may have beside those of their format.
 BESIDE = (
     *SYSTEM, *labelling.VERDICTS, *("input", "inputs", "context", "category", "categories"),
-    *("finish_reason", "finish", "chosen_finish_reason", "rejected_finish_reason"),
+    *(*_FINISH, "chosen_finish_reason", "rejected_finish_reason"),
     *labelling.OF_BOTH, *("rating", "transcript", "id", "openai_moderation"),
 )  # fmt: skip
 

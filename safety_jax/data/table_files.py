@@ -58,7 +58,7 @@ def read_excel(path: Path, name: str, errors: str) -> list[PlacedRow]:
             "expected one: save each as a file of its own"
         )
     cells = next(iter(filled.values()), [])
-    columns = [(i, title) for i, title in enumerate(cells[0] if cells else ()) if title]
+    columns = [(i, title) for i, title in enumerate(cells[0] if cells else ()) if title.strip()]
     text_files.check_names([title for _, title in columns], f"{name} row 1")
     rows = [
         # Rows end with their last cell if the file does not state its width.

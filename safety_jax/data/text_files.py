@@ -180,6 +180,8 @@ def read_tsv(data: bytes, name: str, errors: str) -> list[PlacedRow]:
 
 
 def _table(text: str, name: str, delimiter: str) -> list[PlacedRow]:
+    """The rows, without columns that have no name: pandas' index, and what empty cells at the end
+    of a header are."""
     # The default limit of 131,072 characters for a cell is too low for long documents.
     csv.field_size_limit(sys.maxsize)
     rows: list[PlacedRow] = []
@@ -187,7 +189,8 @@ def _table(text: str, name: str, delimiter: str) -> list[PlacedRow]:
     line = 1
     try:
         header = next(filter(None, reader), [])
-        check_names(header, f"{name} line {reader.line_num}")
+        named = [i for i, title in enumerate(header) if title.strip()]
+        check_names([header[i] for i in named], f"{name} line {reader.line_num}")
         line = reader.line_num + 1
         for cells in reader:
             if cells == header:
@@ -201,7 +204,7 @@ def _table(text: str, name: str, delimiter: str) -> list[PlacedRow]:
                     "mend the row or its quotes"
                 )
             if cells:
-                rows.append((f"{name} line {line}", dict(zip(header, cells, strict=True))))
+                rows.append((f"{name} line {line}", {header[i]: cells[i] for i in named}))
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{name} line {line}: broken CSV ({error}); mend the row") from error

@@ -67,7 +67,9 @@ def prompt_alone(row: Row, *, column: str) -> Parsed:
 def _wild_jailbreak(row: Row, *, answer: str | None, read: ReadText = text_of) -> Parsed:
     """A row of WildJailbreak (Jiang et al., arXiv 2406.18510); the adversarial form of the request
     is preferred to the plain one."""
-    asked = "adversarial" if row.get("adversarial") else "vanilla"
+    form = row.get("adversarial")
+    empty = not form or is_blank(form) or form == "nan"  # as pandas writes it
+    asked = "vanilla" if empty and "vanilla" in row else "adversarial"
     return _completion(row, prompt=asked, answer=answer, read=read)
 
 

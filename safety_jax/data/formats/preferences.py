@@ -13,6 +13,7 @@ from safety_jax.data.labels import Labels, categories_of, unsafe_of_both
 from safety_jax.data.messages import (
     BadRow,
     Message,
+    is_transcript,
     listed,
     prompt_of,
     refuse_texts,
@@ -111,6 +112,21 @@ def _answer(row: Row, column: str) -> tuple[Message, ...]:
     return answer
 
 
+def _preference_prompt(row: Row, *, prompt: str) -> Parsed:
+    """The prompt of a preference row, whose column may repeat only the first question of it."""
+    for column in ("chosen", "rejected"):
+        if not _holds_dialogue(row, column) or turns_of(row, column)[0].role == "assistant":
+            return Parsed(prompt_of(row, prompt))
+    return Parsed(_preference(row, prompt=prompt).prompt)
+
+
+def _holds_dialogue(row: Row, column: str) -> bool:
+    value = listed(row.get(column), column)
+    if isinstance(value, str):
+        return is_transcript(value)
+    return isinstance(value, list) and isinstance(next(iter(value), None), Mapping)
+
+
 def _openai_preference(row: Row) -> Parsed:
     """OpenAI's file format for preference fine-tuning."""
     asked = row["input"]
@@ -144,7 +160,19 @@ PAIRS = (
     _OPENAI,
     Format("implicit_preference", ("chosen", "rejected"), _implicit_preference),
 )
+_PREFERENCE = ("prompt", "chosen", "rejected")
 PROMPTS = (
+    Format("preference", _PREFERENCE, functools.partial(_preference_prompt, prompt="prompt")),
+    Format(
+        "ultra_feedback",
+        (*_PREFERENCE, "messages"),
+        functools.partial(_preference_prompt, prompt="prompt"),
+    ),
+    Format(
+        "orca_dpo",
+        ("question", "chosen", "rejected"),
+        functools.partial(_preference_prompt, prompt="question"),
+    ),
     _OPENAI,
     Format("implicit_preference", ("chosen", "rejected"), _implicit_preference, yields=True),
 )
