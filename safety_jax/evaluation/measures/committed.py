@@ -15,10 +15,19 @@ _PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "�
     "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u066b": ".", "\u066c": ",",
 })  # fmt: skip
 
-# Of LaTeX, in this order: separators in numbers, words, mixed numbers, fractions.
+# A pair of numbers, where the comma is no decimal point: (3,4).
+_PAIR = re.compile(r"(?<=[\[(])(-?\d+),(-?(?!\d{3}[\])])\d+)(?=[\])])")
+# Of LaTeX, in this order: the marks of formulas, separators in numbers, words, signs, powers,
+# mixed numbers, fractions.
 _LATEX = (
+    (re.compile(r"(?<!\\)\$([^$\n]{0,200}?\\[^$\n]{0,200}?)(?<!\\)\$"), r" \1 "),
     (re.compile(r"(?<=\d)\{,\}(?=\d)|(?<=\d)(?:,?\\!|\\,)(?=\d{3}(?!\d))"), ","),
     (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[,;:! ]"), " "),
+    (re.compile(r"\^\s?\{?\s?\\circ(?![A-Za-z])\s?\}?"), "°"),
+    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "×"),
+    (re.compile(r"\^\s?\{([+-]?\d{1,3})\}"), r"^\1"),
+    (re.compile(r"\\sqrt\s?(\d)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<=\d)\s?(?=\\[dt]?frac(?![A-Za-z]))"), " "),
     (re.compile(r"\\[dt]?frac\s?\{(\d[\d.]*)\}\s?\{(\d[\d.]*)\}"), r"\1/\2"),
     (re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)(?!\d)"), r"\1/\2"),
@@ -88,7 +97,8 @@ def plain(text: str) -> str:
     text = _RAISED.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
     text = unicodedata.normalize("NFKC", _FRACTION.sub(" ", text).translate(_PLAIN))
     text = text.translate(_PLAIN)
-    if "\\" in text or "{,}" in text:
+    text = _PAIR.sub(r"\1, \2", text)
+    if "\\" in text or "{" in text:
         for pattern, spelled in _LATEX:
             text = pattern.sub(spelled, text)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from safety_jax.evaluation.measures import committed, quantities
+from safety_jax.evaluation.measures import committed, formulas, quantities
 from safety_jax.evaluation.measures.counts import rate
 from safety_jax.evaluation.measures.quantities import UNITS, Token
 
@@ -68,12 +68,17 @@ def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
     if _UNSPACED.search(known):
         return _gives_unspaced(text, known)
     said = [i for i, token in enumerate(tokens) if token.text not in _PUNCTUATION]
-    places = (i for i in range(len(said)) if _stands(tokens, said, i, wanted, text))
-    return any(
-        not committed.denied(text, tokens[said[i]].start, tokens[said[_last(said, i, wanted)]].end)
-        and not _one_of_several(tokens, said, i, wanted)
-        for i in places
-    )
+    negative = known.strip().startswith("-\\")  # no token of its own, as before a number
+    for i in range(len(said)):
+        if not _stands(tokens, said, i, wanted, text) or _one_of_several(tokens, said, i, wanted):
+            continue
+        start, end = tokens[said[i]].start, tokens[said[_last(said, i, wanted)]].end
+        if negative and text[start - 1 : start] != "-":
+            continue
+        formula = formulas.continues(text, start - negative, end)
+        if not formula and not committed.denied(text, start, end):
+            return True
+    return False
 
 
 def _last(said: Sequence[int], i: int, wanted: Sequence[Token]) -> int:
