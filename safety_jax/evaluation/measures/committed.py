@@ -78,6 +78,7 @@ _AFFIRMED = re.compile(
     re.IGNORECASE,
 )
 _DENIED_BEHIND = re.compile(
+    r"\W{0,2}\?\W{0,2}\s(?:no|nope)\b(?! (?:doubt|question|problem))|"
     r"\W{0,3}(?:(?:is|are|was|were|would be|seems?|looks?) (?:clearly |obviously |definitely |all |"
     r"both )?(?:not (?:the |a )?(?:correct|right|true|answer|one|it\b|possible|an option|\W*\Z|$)|"
     r"wrong|incorrect|false|out\b|impossible|mistaken)|(?:isn't|aren't|wasn't) (?:the |a "
