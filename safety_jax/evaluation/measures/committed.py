@@ -16,7 +16,8 @@ _PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "�
 })  # fmt: skip
 
 # A pair of numbers, where the comma is no decimal point: (3,4).
-_PAIR = re.compile(r"(?<=[\[(])(-?\d+),(-?(?!\d{3}[\])])\d+)(?=[\])])")
+_PAIR = re.compile(r"(?:(?<=[\[(])|(?<=\\\{))(-?\d+),(-?(?!\d{3}[\])])\d+)(?=[\])]|\\\})")
+_POINT = re.compile(r"(?<![\w.)])\.(?=\d)")  # of .5
 # Of LaTeX, in this order: the marks of formulas, separators in numbers, words, signs, powers,
 # mixed numbers, fractions.
 _LATEX = (
@@ -32,6 +33,8 @@ _LATEX = (
     (re.compile(r"\\[dt]?frac\s?\{(\d[\d.]*)\}\s?\{(\d[\d.]*)\}"), r"\1/\2"),
     (re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)(?!\d)"), r"\1/\2"),
     (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\pi(?![A-Za-z])"), "π"),
+    (re.compile(r"\\frac\s?\{(\w{1,20})\}\s?\{(\w{1,20})\}"), r"\1/\2"),
 )
 
 # The conclusion follows these. `####` is GSM8K's, `\boxed` is used in mathematics.
@@ -98,7 +101,7 @@ def plain(text: str) -> str:
     text = _RAISED.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
     text = unicodedata.normalize("NFKC", _FRACTION.sub(" ", text).translate(_PLAIN))
     text = text.translate(_PLAIN)
-    text = _PAIR.sub(r"\1, \2", text)
+    text = _POINT.sub("0.", _PAIR.sub(r"\1, \2", text))
     if "\\" in text or "{" in text:
         for pattern, spelled in _LATEX:
             text = pattern.sub(spelled, text)

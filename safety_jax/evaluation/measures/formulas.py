@@ -2,14 +2,15 @@ r"""Whether a piece of a text is only a part of a formula, as \pi is of \frac{\p
 
 import re
 
+SYMBOLS = ("\\", "π")  # begin a factor that is no number
 _READ = 200  # characters before a piece that are examined
 _FUNCTION = (
-    r"\\(?:pi|theta|alpha|beta|phi|infty|sqrt|[dt]?frac|[dt]?binom|sin|cos|tan|log|ln|exp|pm|mp)"
-    r"(?![A-Za-z])"
+    r"(?:π|\\(?:theta|alpha|beta|phi|infty|sqrt|[dt]?frac|[dt]?binom|sin|cos|tan|log|ln|exp|pm|mp)"
+    r"(?![A-Za-z]))"
 )
 _FACTOR_BEHIND = re.compile(rf"\s?{_FUNCTION}")
 _FACTOR_BEFORE = re.compile(rf"{_FUNCTION}\s?\Z")
-_POWER_OR_QUOTIENT = re.compile(r"\^|\s?/\s?[\d(]")
+_POWER_OR_QUOTIENT = re.compile(r"\^|\s?/\s?(?:[\d(π]|[a-z](?![A-Za-z]))")
 _SUM = re.compile(r"\s?\+\s?(?:[A-Za-z](?![A-Za-z])|\d|\\[A-Za-z])")
 _SUM_BEFORE = re.compile(r"(?:(?<![A-Za-z])[a-z]|[)}])\s?\+\s?\Z")
 # One of a pair, (3, 4): the text before and behind the first, and before and behind the second.
@@ -17,7 +18,7 @@ _PAIRS = (
     (re.compile(r"[(\[]\s?\Z"), re.compile(r"\s?,\s?-?\d[\d.]*\s?[)\]]")),
     (re.compile(r"[(\[]\s?-?\d[\d.]*\s?,\s?\Z"), re.compile(r"\s?[)\]]")),
 )
-_RAISED = re.compile(r"[\^_]\s?\Z")
+_BEHIND_SIGN = re.compile(r"[\^_/]\s?\Z")  # of a power, an index or a quotient
 _COEFFICIENT = re.compile(r"\d\s?\Z|(?:\A|[^\w)}%-])-\Z")
 # What the argument of a command, a power or an index follows, perhaps behind another argument;
 # some commands only say how their argument looks.
@@ -36,7 +37,7 @@ def continues(text: str, start: int, end: int) -> bool:
     before, behind = text[max(0, start - _READ) : start], text[end : end + 24]
     if _FACTOR_BEHIND.match(behind):
         return True
-    command = piece.startswith(("\\", "-\\"))
+    command = piece.lstrip("-").startswith(SYMBOLS)
     if command and _COEFFICIENT.search(before):
         return True
     symbol = command or len(piece) == 1 or piece[-1:].isdigit()
@@ -44,7 +45,7 @@ def continues(text: str, start: int, end: int) -> bool:
         found
         for found in (
             *(known.match(behind) for known in (_POWER_OR_QUOTIENT, _SUM)),
-            *(known.search(before) for known in (_FACTOR_BEFORE, _SUM_BEFORE, _RAISED)),
+            *(known.search(before) for known in (_FACTOR_BEFORE, _SUM_BEFORE, _BEHIND_SIGN)),
         )
     ):
         return True

@@ -68,7 +68,9 @@ def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
     if _UNSPACED.search(known):
         return _gives_unspaced(text, known)
     said = [i for i, token in enumerate(tokens) if token.text not in _PUNCTUATION]
-    negative = known.strip().startswith("-\\")  # no token of its own, as before a number
+    # The sign of a symbol has no token of its own, as that of a number has none.
+    symbol = wanted[0].text in formulas.SYMBOLS
+    negative = symbol and known[: wanted[0].start].endswith("-")
     for i in range(len(said)):
         if not _stands(tokens, said, i, wanted, text) or _one_of_several(tokens, said, i, wanted):
             continue
@@ -129,6 +131,8 @@ def _word(token: Token) -> str:
 
 def _letter(text: str, token: Token) -> bool:
     """Whether a single letter is a word of its own: "C", but not in "Objective-C" or "a cat"."""
+    if token.text in formulas.SYMBOLS:
+        return True
     around = text[max(0, token.start - 1) : token.start], text[token.end : token.end + 1]
     if "-" in around or "'" in around:
         return False
