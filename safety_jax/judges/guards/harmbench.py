@@ -43,12 +43,18 @@ FORMS = {
 
 def _design(_: str, spec: Spec) -> Design:
     variant, tokens = spec["variant"], spec["response_tokens"]
-    question = Question("verdict", either_case("no", "yes"))
+    labels = either_case("no", "yes")
+    question = Question("verdict", labels)
     return Design(
         template=f"harmbench {variant}",
         interviews=(Interview(TextForm(FORMS[variant], tokens), (question,)),),
         rule=expected("verdict", {"yes": 1.0}),
-        settings={"variant": variant, "response_tokens": tokens},
+        settings={
+            "variant": variant,
+            "response_tokens": tokens,
+            # Unlike scores of versions that read fewer.
+            "labels": {label: list(ways) for label, ways in labels.items()},
+        },
     )
 
 
