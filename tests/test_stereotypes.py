@@ -101,7 +101,8 @@ def test_questions_of_one_template_of_bbq_are_one_cluster(tmp_path):
     """They differ in names, order and polarity. Templates are numbered within their category."""
     places = [("1", "Age"), (1, "Age"), ("2", "Age"), ("1", "Religion")]
     rows = [
-        question(i, polarity, "ambig", question_index=number, category=category, context=f"In {i}.")
+        question(i, polarity, "ambig", question_index=number, category=category)
+        | {"context": f"They met in {i}."}
         for i, ((number, category), polarity) in enumerate(
             itertools.product(places, ("neg", "nonneg"))
         )
