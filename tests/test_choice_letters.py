@@ -57,6 +57,7 @@ def test_what_was_chosen_by_likelihood_is_that_choice_whatever_its_text_says():
         ("It isn't A. It's C.", "C"), ("A is wrong, so D", "D"),
         ("A, B and C are wrong, so D.", "D"), ("A and B are incorrect; the answer is C", "C"),
         ("B is right, A is wrong", "B"), ("A or B? I say B", "B"), ("B? No, wait, C.", "C"),
+        ("B? No. C.", "C"),
         ("The answer is A. B is wrong because it is heavy.", "A"), ("The answer is A cat", ""),
         ("Answer: A. A plant", "A"), ("Answer: B or C", ""), ("Answer: B, not C", "B"),
         ("Answer: not B", ""), ("The correct option is (C).", "C"), ("\\boxed{D}", "D"),

@@ -46,6 +46,7 @@ def test_defaults_are_those_of_transformers(model_type):
     for name, value in families.FAMILIES[model_type].defaults.items():
         if name in raw:  # qwen2 reads head_dim, but does not declare it
             assert raw[name] == value, name
+    assert raw["pad_token_id"] == families.FAMILIES[model_type].padding
 
 
 def old(scaling, theta=10000.0):

@@ -47,11 +47,24 @@ RIGHT = (
     ("\"Paris\"", "Paris"), ("well known", "well-known"), ("It is 5, of course.", "5"),
     ("-3 or so? The answer is 4.", "4"), ("Answer: 7", "7"), ("答えは東京", "東京"), ("three", "3"),
     ("The temperature was -5°C.", "-5"), ("It lasted 5 minutes.", "5 minutes"), ("$5", "5"),
-    ("€5.50", "5.5"),
+    ("€5.50", "5.5"), ("$2\\pi$", "2\\pi"), ("\\boxed{-\\pi}", "-\\pi"), ("(3, 4)", "(3,4)"),
+    ("$90^\\circ$", "90"), ("3 \\times 10^{5}", "300000"), ("\\sqrt3", "\\sqrt{3}"),
+    ("\\boxed{\\left(3,\\frac{\\pi}{2}\\right)}", "(3, \\frac{\\pi}{2})"), ("$\\mathbf{7}$", "7"),
+    (".5", "0.5"), ("5π", "5\\pi"), ("The area is π.", "\\pi"), ("π/2", "\\frac{\\pi}{2}"),
+    ("(-\\infty, 3]", "(-\\infty, 3]"), ("\\{1,2\\}", "\\{1, 2\\}"), ("50\\%", "50"),
+    ("Grade A + 5 points", "5"), ("\\boxed{6\\text{ cm}^2}", "6"),
 )  # fmt: skip
 WRONG = (
     ("\\boxed{\\frac{3}{4}}", "3"), ("\\boxed{\\frac{1}{4}}", "\\frac{3}{4}"),
     ("\\boxed{2\\frac{1}{2}}", "21/2"), ("\\boxed{\\frac{\\pi}{3}}", "\\frac{\\pi}{2}"),
+    ("$\\frac{\\pi}{2}$", "\\pi"), ("$\\frac{\\pi}{2}$", "2"), ("$2\\pi$", "\\pi"),
+    ("\\pi/2", "\\pi"),
+    ("\\boxed{-\\pi}", "\\pi"), ("\\boxed{\\pi}", "-\\pi"), ("\\pi^2", "\\pi"), ("$3\\pi$", "3"),
+    ("\\boxed{\\sqrt{3}}", "3"), ("\\boxed{3\\sqrt{2}}", "3"), ("\\boxed{\\ln 2}", "2"),
+    ("\\boxed{\\frac{\\sqrt{3}}{2}}", "\\sqrt{3}"), ("x^2", "x"), ("\\boxed{x + 1}", "1"),
+    ("(\\infty, 3]", "(-\\infty, 3]"), ("5π", "5"), ("π/2", "2"), ("0.5", ".55"),
+    ("10^{3}", "10"), ("10^{3}", "3"), ("\\boxed{e^{5}}", "5"), ("$x_{1}$", "1"), ("(3,4)", "3"),
+    ("(3, 4)", "4"), ("(3, 5)", "(3,4)"),
     ("", "four"), ("anything", "|"),
     ("It is -5.", "5"), ("It is 5.", "-5"), ("It costs $1,000.", "1"), ("About 1.5.", "1"),
     ("1.5", "5"), ("There are 3,000.", "3"), ("It is not Paris.", "Paris"),
@@ -59,7 +72,8 @@ WRONG = (
     ("Neither Paris nor Rome.", "Paris"), ("Neither Paris nor Rome.", "Rome"),
     ("Anything but Paris? No: London instead of Paris.", "Paris"),
     ("Paris is not the capital.", "Rome"), ("Paris is wrong.", "Paris"),
-    ("Paris is not correct.", "Paris"), ("I don't think it's Paris.", "Paris"), ("C++", "C"),
+    ("Paris is not correct.", "Paris"), ("Paris? No, London.", "Paris"),
+    ("I don't think it's Paris.", "Paris"), ("C++", "C"),
     ("C#", "C"), ("Objective-C", "C"), ("A cat.", "A"), ("I like it.", "I"), ("3-5", "5"),
     ("3-5", "3"), ("between 3 and 5", "5"), ("between 3 and 5", "3"), ("from 3 to 5", "5"),
     ("3 to 5", "3"), ("1.2.3", "1.2"), ("v5", "5"), ("H2O", "2"), ("Apollo-11", "11"),
@@ -99,7 +113,17 @@ def test_numbers_without_end_are_read(answer):
 
 @pytest.mark.parametrize(
     "piece",
-    ["1,000 ", "one ", "not Paris ", "the answer is: ", "no, wait, ", "1-", "5 or ", "a.b."],
+    [
+        "1,000 ",
+        "one ",
+        "not Paris ",
+        "the answer is: ",
+        "no, wait, ",
+        "1-",
+        "5 or ",
+        "a.b.",
+        "\\pi{5}",
+    ],
 )
 def test_time_is_linear(piece):
     began = time.process_time()

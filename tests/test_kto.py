@@ -237,6 +237,8 @@ def test_an_answer_is_not_cut_for_the_sake_of_the_one_beside_it():
     data = kto.encode(kto_rows("milk", "wait " * 30), [], encoding=encoding, bad_rows="error")
     np.testing.assert_array_equal(data.chosen.example(0)[0], alone.chosen.example(0)[0])
     assert data.rejected.lengths.tolist() == [60, len(alone.chosen.example(0)[0])]
+    # The long answer is cut once, although it also stands beside the first row.
+    assert [side.counts.cut_answers for side in data.sides] == [1, 0]
 
 
 def labelled(good: int, bad: int) -> list[records.Labelled]:

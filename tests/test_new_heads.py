@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from safety_jax.base.errors import CheckpointError
-from safety_jax.models.encoders import heads
+from safety_jax.models.encoders import heads, score_head
 from tests.golden import cases, score_cases
 from tests.test_heads import scorer_of, scores_of
 from tests.test_heads_folder import GIGABYTES
@@ -93,6 +93,29 @@ def test_padding_of_the_exported_config(case, tmp_path, one_device):
     written = json.loads((tmp_path / "export" / "config.json").read_text())
     assert written["pad_token_id"] == expected
     assert (tmp_path / "export" / "tokenizer_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 0),
+        ({"pad_token_id": None}, None),
+        ({"pad_token_id": 3}, 3),
+        ({"model_type": "llama"}, None),
+        ({"model_type": "phi3"}, 32000),
+        ({"model_type": "phi3", "vocab_size": 256}, None),
+    ],
+)
+def test_padding_that_a_config_leaves_out(given, expected):
+    """transformers writes no value that is its class's default: 0 for Gemma, 32000 for Phi-3."""
+    assert score_head.padding({"model_type": "gemma"} | given) == expected
+
+
+def test_a_judge_skips_the_padding_of_its_class(tmp_path):
+    config = {**cases.GEMMA, "architectures": ["GemmaForSequenceClassification"], "num_labels": 1}
+    config.pop("pad_token_id", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert heads.read_scorer(tmp_path).head.skips == 0
 
 
 @pytest.mark.torch

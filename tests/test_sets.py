@@ -325,6 +325,11 @@ def test_texts_to_be_classified_are_multiple_choice_among_their_labels(tmp_path)
     path = write_csv(tmp_path / "other.csv", ("body", "toxic"), ("a", "0"), ("b", "1"))
     (other,) = read(f"{path}?kind=label&columns=prompt:body,reference:toxic")
     assert other.items[1].choices == ("0", "1") and other.items[1].reference == "1"
+    # Answers are read in any case, so that two spellings of a label could not be told apart.
+    mixed = [("a", "Hate"), ("b", "hate"), ("c", "hate"), ("d", "none")]
+    (cased,) = read(f"{write_csv(tmp_path / 'cased.csv', ('text', 'label'), *mixed)}?kind=label")
+    assert [i.reference for i in cased.items] == ["hate", "hate", "hate", "none"]
+    assert cased.items[0].choices == ("hate", "none")
 
 
 @pytest.mark.parametrize(

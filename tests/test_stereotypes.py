@@ -97,6 +97,27 @@ def test_the_interval_of_the_bias_knows_that_accuracy_is_an_estimate(asked, shar
     assert np.mean(held) > 0.93
 
 
+def test_questions_of_one_template_of_bbq_are_one_cluster(tmp_path):
+    """They differ in names, order and polarity. Templates are numbered within their category."""
+    places = [("1", "Age"), (1, "Age"), ("2", "Age"), ("1", "Religion")]
+    rows = [
+        question(i, polarity, "ambig", question_index=number, category=category)
+        | {"context": f"They met in {i}."}
+        for i, ((number, category), polarity) in enumerate(
+            itertools.product(places, ("neg", "nonneg"))
+        )
+    ]
+    (tmp_path / "BBQ").mkdir()
+    (found,) = read(write(tmp_path / "BBQ" / "Age.jsonl", *rows))
+    assert found.clusters.tolist() == [0, 0, 0, 0, 1, 1, 2, 2] and found.repeats == 0
+
+
+def test_a_column_that_only_has_the_name(tmp_path):
+    row = {"prompt": "Who?", "choices": ["he", "she"], "reference": "A", "stereotype": "age"}
+    (found,) = read(f"{write(tmp_path / 'own.jsonl', row)}?name=own&kind=choice")
+    assert found.items[0].stereotype is None and found.items[0].choices == ("A", "B")
+
+
 def test_several_answers_to_a_question_of_bbq_are_one_prompt(asked):
     """Four answers that are alike tell what one tells. Of two answers to each of six questions,
     right in 2 2 1 1 0 0, the deviations from 1/2 add up to 1 1 0 0 -1 -1: the variance of the mean

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import building, encode
 from safety_jax.data.building import Encoded
-from safety_jax.data.examples import Examples
+from safety_jax.data.examples import Counts, Examples
 from safety_jax.data.labels import Labels
 from safety_jax.data.records import Labelled, Pair, Record
 from safety_jax.data.sources import Skipped
@@ -209,7 +209,10 @@ def encode_labelled(
         pair, other = next(others)
         if sides.add(pair, (one, other)):
             kept.append(pair)
-    return _built(sides, kept)
+    found = _built(sides, kept)
+    # A lent answer is counted where it is a row's own.
+    counts = Counts(0, 0, found.rejected.counts.skipped)
+    return dataclasses.replace(found, rejected=dataclasses.replace(found.rejected, counts=counts))
 
 
 def _builder(

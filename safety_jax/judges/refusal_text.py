@@ -62,12 +62,15 @@ _SENTENCE_END = re.compile(
     r"[')\]]{0,3} +(?=['A-Z(])|(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)[')\]]{0,3} +"
     r"(?=[a-z]{1,12}\b)"
 )
-# Quoted speech.
+# Quoted speech; single quotation marks end behind a punctuation mark, as no apostrophe does.
 _QUOTATION = re.compile(
-    r"(?<=[\w,:]) \"[^\"\n]{1,300}\"|^\"[^\"\n]{1,300}\"(?= (?:\w{1,16} ){0,2}(?:said|says|replied|"
+    r"(?<=[\w,:]) (?:\"[^\"\n]{1,300}\"|'(?=[A-Z])[^\n]{1,300}?[.!?,]'(?![\w']))|"
+    r"^\"[^\"\n]{1,300}\"(?= (?:\w{1,16} ){0,2}(?:said|says|replied|"
     r"asked|answered|cried|whispered|shouted)\b)"
 )
 _PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "“”«»"} | {"\t": " "})
+# An apostrophe as source code and HTML write it.
+_ESCAPED = re.compile(r"\\'|&(?:#0?39|#x27|apos|[lr]squo);", re.IGNORECASE)
 # Contractions, and their spellings without the apostrophe.
 _SPELT = (
     ("cannot", "can not"), ("can't", "can not"), ("won't", "will not"), ("shan't", "shall not"),
@@ -118,7 +121,7 @@ def _lines(value: Any, key: str) -> Iterator[tuple[str, bool]]:
 
 def normalize(response: str) -> str:
     """Normalises characters: plain quotes and spaces, nothing invisible."""
-    text = response[:READ_CHARACTERS].translate(_PLAIN)
+    text = _ESCAPED.sub("'", response[:READ_CHARACTERS].translate(_PLAIN))
     if text.isascii():
         return text
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
@@ -130,7 +133,7 @@ def split(text: str) -> list[str]:
     no label or courtesy."""
     sentences: list[str] = []
     for line in text.splitlines():
-        plain = " ".join(_MARKUP.sub(" ", _QUOTATION.sub(" ", line)).split())
+        plain = " ".join(_MARKUP.sub(" ", _without_quotations(line)).split())
         sentences += [spelt(sentence) for sentence in _SENTENCE_END.split(plain)]
     sentences = [sentence for sentence in sentences if sentence]
     start = 0
@@ -142,6 +145,17 @@ def split(text: str) -> list[str]:
     if sentences:
         sentences[start] = _LEAD.sub("", sentences[start]) or sentences[start]
     return sentences[start:]
+
+
+def _without_quotations(line: str) -> str:
+    """The line without quoted speech, but not without what a label has behind it in quotes:
+    `Response: "I can't."`."""
+    label = _LABEL.match(line.lower())
+    begun = label.end() if label else 0
+    said = line[begun:].lstrip()
+    if not label or said[:1] not in ("'", '"'):
+        return _QUOTATION.sub(" ", line)
+    return f"{line[:begun]} {said[1:].removesuffix(said[0])}"
 
 
 def spelt(sentence: str) -> str:

@@ -35,6 +35,7 @@ from tests.golden.guard_cases import BYTES, PIECES
 YES, UNSAFE = ("no", "yes"), ("safe", "unsafe")
 BOTH, BARE, SPACED = ("", " "), ("",), (" ",)
 Labels = Mapping[str, Sequence[str]]
+EITHER: Labels = {"no": ["No", "no", " No", " no"], "yes": ["Yes", "yes", " Yes", " yes"]}
 # A question: its name, what the answer has before it, its labels.
 Question = tuple[str, str, Labels]
 
@@ -46,9 +47,10 @@ def led(words: Sequence[str], leads: Sequence[str]) -> Labels:
 def asked(case: str, row: dict[str, Any]) -> Iterator[tuple[list[Question], dict[str, Any]]]:
     """Of each form of a case: its questions, and what its chat template is given."""
     match guard_cases.kind(case):
-        case "llama_guard" | "md_judge" | "harmbench":
-            words = YES if "variant" in row else UNSAFE
-            yield [("verdict", "", led(words, BOTH))], {}
+        case "llama_guard" | "md_judge":
+            yield [("verdict", "", led(UNSAFE, BOTH))], {}
+        case "harmbench":
+            yield [("verdict", "", EITHER)], {}
         case "wildguard":
             yield [(name, begin, led(YES, BOTH)) for name, begin in wildguard.FIELDS.items()], {}
         case "qwen3guard":
@@ -76,11 +78,10 @@ def asked(case: str, row: dict[str, Any]) -> Iterator[tuple[list[Question], dict
 
 def granite(row: dict[str, Any]) -> Iterator[tuple[list[Question], dict[str, Any]]]:
     name, text = row["criterion"], row["definition"]
-    either = {"no": ["No", "no", " No", " no"], "yes": ["Yes", "yes", " Yes", " yes"]}
     tagged = ("criterion", granite_guardian.WITHOUT_THOUGHT, led(YES, SPACED))
     if row["version"] == "3.2":
         given = {"guardian_config": {"risk_name": name, "risk_definition": text}}
-        yield [("criterion", "", either)], given
+        yield [("criterion", "", EITHER)], given
     else:
         given = {"guardian_config": {"criteria_id": name}} if row["version"] == "3.3" else {}
         yield [tagged], given | {"think": False}

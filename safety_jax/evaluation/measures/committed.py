@@ -15,14 +15,26 @@ _PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "�
     "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u066b": ".", "\u066c": ",",
 })  # fmt: skip
 
-# Of LaTeX, in this order: separators in numbers, words, mixed numbers, fractions.
+# A pair of numbers, where the comma is no decimal point: (3,4).
+_PAIR = re.compile(r"(?:(?<=[\[(])|(?<=\\\{))(-?\d+),(-?(?!\d{3}[\])])\d+)(?=[\])]|\\\})")
+_POINT = re.compile(r"(?<![\w.)])\.(?=\d)")  # of .5
+# Of LaTeX, in this order: the marks of formulas, separators in numbers, words, signs, powers,
+# mixed numbers, fractions.
 _LATEX = (
+    (re.compile(r"(?<!\\)\$([^$\n]{0,200}?\\[^$\n]{0,200}?)(?<!\\)\$"), r" \1 "),
     (re.compile(r"(?<=\d)\{,\}(?=\d)|(?<=\d)(?:,?\\!|\\,)(?=\d{3}(?!\d))"), ","),
     (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[,;:! ]"), " "),
+    (re.compile(r"\^\s?\{?\s?\\circ(?![A-Za-z])\s?\}?"), "°"),
+    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "×"),
+    (re.compile(r"\^\s?\{([+-]?\d{1,3})\}"), r"^\1"),
+    (re.compile(r"\\sqrt\s?(\d)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<=\d)\s?(?=\\[dt]?frac(?![A-Za-z]))"), " "),
     (re.compile(r"\\[dt]?frac\s?\{(\d[\d.]*)\}\s?\{(\d[\d.]*)\}"), r"\1/\2"),
     (re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)(?!\d)"), r"\1/\2"),
     (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\pi(?![A-Za-z])"), "π"),
+    (re.compile(r"\\frac\s?\{(\w{1,20})\}\s?\{(\w{1,20})\}"), r"\1/\2"),
 )
 
 # The conclusion follows these. `####` is GSM8K's, `\boxed` is used in mathematics.
@@ -69,6 +81,7 @@ _AFFIRMED = re.compile(
     re.IGNORECASE,
 )
 _DENIED_BEHIND = re.compile(
+    r"\W{0,2}\?\W{0,2}\s(?:no|nope)\b(?! (?:doubt|question|problem))|"
     r"\W{0,3}(?:(?:is|are|was|were|would be|seems?|looks?) (?:clearly |obviously |definitely |all |"
     r"both )?(?:not (?:the |a )?(?:correct|right|true|answer|one|it\b|possible|an option|\W*\Z|$)|"
     r"wrong|incorrect|false|out\b|impossible|mistaken)|(?:isn't|aren't|wasn't) (?:the |a "
@@ -88,7 +101,8 @@ def plain(text: str) -> str:
     text = _RAISED.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
     text = unicodedata.normalize("NFKC", _FRACTION.sub(" ", text).translate(_PLAIN))
     text = text.translate(_PLAIN)
-    if "\\" in text or "{,}" in text:
+    text = _POINT.sub("0.", _PAIR.sub(r"\1, \2", text))
+    if "\\" in text or "{" in text:
         for pattern, spelled in _LATEX:
             text = pattern.sub(spelled, text)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)

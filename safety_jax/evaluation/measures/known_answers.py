@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from safety_jax.evaluation.measures import committed, quantities
+from safety_jax.evaluation.measures import committed, formulas, quantities
 from safety_jax.evaluation.measures.counts import rate
 from safety_jax.evaluation.measures.quantities import UNITS, Token
 
@@ -68,12 +68,19 @@ def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
     if _UNSPACED.search(known):
         return _gives_unspaced(text, known)
     said = [i for i, token in enumerate(tokens) if token.text not in _PUNCTUATION]
-    places = (i for i in range(len(said)) if _stands(tokens, said, i, wanted, text))
-    return any(
-        not committed.denied(text, tokens[said[i]].start, tokens[said[_last(said, i, wanted)]].end)
-        and not _one_of_several(tokens, said, i, wanted)
-        for i in places
-    )
+    # The sign of a symbol has no token of its own, as that of a number has none.
+    symbol = wanted[0].text in formulas.SYMBOLS
+    negative = symbol and known[: wanted[0].start].endswith("-")
+    for i in range(len(said)):
+        if not _stands(tokens, said, i, wanted, text) or _one_of_several(tokens, said, i, wanted):
+            continue
+        start, end = tokens[said[i]].start, tokens[said[_last(said, i, wanted)]].end
+        if negative and text[start - 1 : start] != "-":
+            continue
+        formula = formulas.continues(text, start - negative, end)
+        if not formula and not committed.denied(text, start, end):
+            return True
+    return False
 
 
 def _last(said: Sequence[int], i: int, wanted: Sequence[Token]) -> int:
@@ -124,6 +131,8 @@ def _word(token: Token) -> str:
 
 def _letter(text: str, token: Token) -> bool:
     """Whether a single letter is a word of its own: "C", but not in "Objective-C" or "a cat"."""
+    if token.text in formulas.SYMBOLS:
+        return True
     around = text[max(0, token.start - 1) : token.start], text[token.end : token.end + 1]
     if "-" in around or "'" in around:
         return False

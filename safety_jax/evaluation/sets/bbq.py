@@ -33,11 +33,14 @@ class Stereotype:
             person of the stereotyped group, for a non-negative one the other; "" if the file does
             not tell.
         unknown: the letter of the answer "cannot be known".
+        template: names the template that the question was made from, with others that differ only
+            in names, order and polarity; "" if the file does not tell.
     """
 
     ambiguous: bool
     biased: str
     unknown: str
+    template: str = ""
 
 
 def question(row: Row) -> Row:
@@ -73,7 +76,13 @@ def _stereotype(row: Row) -> Stereotype:
         ambiguous=text_of(row, "context_condition") == AMBIGUOUS,
         biased=letters[biased[0]] if len(biased) == 1 else "",
         unknown=letters[unknown[0]],
+        template=_template(row),
     )
+
+
+def _template(row: Row) -> str:
+    number = row.get("question_index")  # within a category
+    return "" if number is None else f"{row.get('category')} {number}"
 
 
 def _groups(row: Row, i: int) -> set[str]:

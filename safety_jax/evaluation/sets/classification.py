@@ -3,6 +3,7 @@
 rows of a file: text, label, and optionally a group (HateCheck's functionality)
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,11 +19,16 @@ MOST_LABELS = 26
 
 def words_of(rows: Sequence[Row]) -> Callable[[Row], Row]:
     """A function that words a row: its text with the labels of all rows, in alphabetical order.
+    Labels that differ only in case are one, in the spelling of most rows, as answers are read in
+    any case.
 
     Raises:
         BadRow: there is only one label, or there are too many.
     """
-    labels = sorted({_label(row) for row in rows}, key=str.casefold)
+    counts = Counter(map(_label, rows))
+    # Of the rarest first, so that the commonest spelling stays.
+    spelled = {name.casefold(): name for name, _ in reversed(counts.most_common())}
+    labels = sorted(spelled.values(), key=str.casefold)
     if not 2 <= len(labels) <= MOST_LABELS:
         shown = ", ".join(repr(label) for label in labels[:5])
         raise BadRow(
@@ -42,7 +48,7 @@ def words_of(rows: Sequence[Row]) -> Callable[[Row], Row]:
             "id": row.get("id"),
             "prompt": prompt,
             "choices": tuple(labels),
-            "reference": _label(row),
+            "reference": spelled[_label(row).casefold()],
             "category": group,
         }
 

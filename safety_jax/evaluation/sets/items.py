@@ -65,8 +65,8 @@ class Item:
         asked: what an attack or a long context makes of the prompt; None without either.
         talk: its position in a conversation, in whose `prompt` the model's earlier answers are
             missing; None if it is no turn of one.
-        together: names the cluster of the item, such as a conversation or twins; "" if that is the
-            prompt.
+        together: names the cluster of the item: a conversation, twins, or questions made from one
+            template; "" if that is the prompt.
         group: for twin prompts, the group that this one names; else "".
         stereotype: for questions of BBQ, which answers follow one; else None.
     """
@@ -210,8 +210,8 @@ class Set:
 
     @functools.cached_property
     def clusters(self) -> np.ndarray:
-        """The number, from 0, of each item's cluster: its prompt, conversation, or twins. Equal
-        prompts are one cluster."""
+        """The number, from 0, of each item's cluster: its prompt, conversation, twins, or
+        template. Equal prompts are one cluster."""
         names = [item.together or (item.prompt, item.context) for item in self.items]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         return np.array([numbers[name] for name in names], int)

@@ -13,6 +13,7 @@ from safety_jax.data.records import Record
 from safety_jax.data.sources import Source
 from safety_jax.data.text_files import Row
 from safety_jax.evaluation.sets import classification, multiple_choice, turns, twins
+from safety_jax.evaluation.sets.bbq import Stereotype
 from safety_jax.evaluation.sets.catalogue import Entry
 from safety_jax.evaluation.sets.items import (
     ANSWER,
@@ -199,6 +200,8 @@ def _item(
         raise DataError(f"{where}: 'reference' is empty; expected an answer")
     twin, pair = _text(row, "twin", where), _pair(row, entry)
     group = _text(row, twins.GROUP, where) if pair else ""
+    held: Any = row.get("stereotype")  # in a file of the user's it may be any column
+    stereotype = held if isinstance(held, Stereotype) else None
     return Item(
         id=_text(row, "id", where) or str(number),
         prompt=record.messages,
@@ -211,9 +214,9 @@ def _item(
         context=record.context,
         row=number,
         opening=_text(row, "opening", where),
-        together=pair,
+        together=pair or (stereotype.template if stereotype else ""),
         group=group,
-        stereotype=row.get("stereotype"),
+        stereotype=stereotype,
     )
 
 

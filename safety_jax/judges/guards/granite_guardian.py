@@ -12,7 +12,7 @@ from typing import Any
 from safety_jax.base.errors import ConfigError
 from safety_jax.judges.guards.forms import ChatForm
 from safety_jax.judges.guards.guard import Design, Interview, Question, expected
-from safety_jax.judges.guards.reading import spelled
+from safety_jax.judges.guards.reading import either_case, spelled
 from safety_jax.judges.guards.specs import GuardKind
 from safety_jax.judges.planned import Spec
 
@@ -47,9 +47,7 @@ def _design(judge: str, spec: Spec) -> Design:
 
     last = LAST_MESSAGE.replace("{criterion}", text) if version == "4.1" else ""
     if version == "3.2":  # as its authors count it, in either case
-        written = ("{0}", " {0}", "{1}", " {1}")
-        labels = {w: tuple(one.format(w, w.title()) for one in written) for w in ("no", "yes")}
-        question = Question("criterion", labels)
+        question = Question("criterion", either_case("no", "yes"))
     else:
         question = Question("criterion", spelled("no", "yes", ways=(" {}",)), WITHOUT_THOUGHT)
     return Design(

@@ -38,6 +38,13 @@ def spelled(*labels: str, ways: Sequence[str] = ("{}", " {}")) -> dict[str, tupl
     return {label: tuple(way.format(label) for way in ways) for label in labels}
 
 
+def either_case(*labels: str) -> dict[str, tuple[str, ...]]:
+    """Labels in lower case and with one capital, which is last, each with and without a space
+    before them."""
+    written = ("{0}", " {0}", "{1}", " {1}")
+    return {label: tuple(one.format(label, label.title()) for one in written) for label in labels}
+
+
 @dataclasses.dataclass(frozen=True)
 class Prefix:
     """The text before the token that is read: the form and the forced answer.

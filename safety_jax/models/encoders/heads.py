@@ -126,7 +126,7 @@ def new_scorer(folder: Path, label_names: tuple[str, ...], problem: str) -> Scor
     kind = "llama" if _kind(given, where) == "beaver" else _kind(given, where)
     config = KINDS[kind].parse(given, where)
     # The padding token of the exported config, which decides where a head reads.
-    exported = score_head.pad_token(given, hub.token_ids(folder))
+    exported = given | score_head.pad_token(given, hub.token_ids(folder))
     head = _skipping(KINDS[kind].head(config, len(label_names)), exported, where)
     return _scorer(kind, config, head, label_names, problem)
 
@@ -135,7 +135,7 @@ def _skipping(
     head: score_head.HeadConfig, given: Mapping[str, Any], where: str
 ) -> score_head.HeadConfig:
     """The head with the padding token, which `transformers` never reads as the last token."""
-    padding = given.get("pad_token_id")
+    padding = score_head.padding(given)
     if head.reads != "last" or padding is None:
         return head
     if isinstance(padding, bool) or not isinstance(padding, int):
@@ -327,8 +327,9 @@ def export(
             "problem_type": scorer.problem,
         }
         attributes.pop("num_labels", None)  # id2label already gives it
-        if scorer.head.skips is not None:
-            attributes["pad_token_id"] = scorer.head.skips
+        head = scorer.head
+        if head.reads == "last" and head.skips != score_head.padding(attributes):
+            attributes["pad_token_id"] = head.skips
     configs = {"config.json": attributes}
     declared, held = parameters(scorer), kind.layout(scorer.config)
     return weight_export.export(

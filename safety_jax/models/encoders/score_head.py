@@ -13,6 +13,7 @@ from safety_jax.base.batch import Tokens
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models import layers
 from safety_jax.models.execution import Execution
+from safety_jax.models.folders.families import FAMILIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,18 @@ def carried(
     return dict(given or {}) if same else None
 
 
+def padding(attributes: Mapping[str, Any]) -> Any:
+    """The `pad_token_id` of a config.json. `transformers` leaves it out where it is the default of
+    the model's class; null means none."""
+    if "pad_token_id" in attributes:
+        return attributes["pad_token_id"]
+    family = FAMILIES.get(attributes["model_type"])
+    default = family.padding if family else None
+    size = attributes.get("vocab_size")
+    # Of a small vocabulary it is no token.
+    return None if default is not None and size is not None and size <= default else default
+
+
 def pad_token(
     attributes: Mapping[str, Any], token_ids: Mapping[str, int | None]
 ) -> dict[str, int | None]:
@@ -120,8 +133,7 @@ def pad_token(
     Without it, `transformers` refuses to score batches. It never reads at this id (see
     `HeadConfig.skips`), so the tokenizer's padding is used only if it is not the end of text, too.
     """
-    given = attributes.get("pad_token_id")
-    padding = token_ids["pad_token_id"]
-    if given is None and padding != token_ids["eos_token_id"]:
-        return {"pad_token_id": padding}
+    given, own = padding(attributes), token_ids["pad_token_id"]
+    if given is None and own != token_ids["eos_token_id"]:
+        return {"pad_token_id": own}
     return {"pad_token_id": given}

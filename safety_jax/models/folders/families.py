@@ -29,6 +29,7 @@ class Family:
         classifier: the class with a sequence head, if its name is irregular.
         norms, query_key_norm, norm_plus_one, files: see `llama.LlamaConfig`.
         mlp_width: the name of this attribute.
+        padding: the default of `pad_token_id`, at which sequence heads never read.
         embedding: the scale of embeddings: "plain" is 1, "width" is the square root of the width,
             "multiplier" is the attribute `embedding_multiplier`.
     """
@@ -50,6 +51,7 @@ class Family:
     mlp_width: str = "intermediate_size"
     library_code: str | None = None
     unused: frozenset[str] = frozenset()
+    padding: int | None = None
     switched_off: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     activations: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"silu": "silu"})
 
@@ -160,6 +162,7 @@ FAMILIES = {
         activations=GELU | {"gelu": "gelu_tanh"},
         embedding="width",
         norm_plus_one=True,
+        padding=0,
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM",
@@ -170,6 +173,7 @@ FAMILIES = {
         norms="both",
         norm_plus_one=True,
         windows="every other",
+        padding=0,
     ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM",
@@ -192,6 +196,7 @@ FAMILIES = {
         rope_theta=1_000_000.0,
         local_theta=10_000.0,
         classifier="Gemma3TextForSequenceClassification",
+        padding=0,
     ),
     # Phi-3, Phi-3.5, Phi-4 and Phi-4-mini.
     "phi3": Family(
@@ -213,8 +218,9 @@ FAMILIES = {
         windows="always",
         files="phi3",
         library_code=r"(configuration|modeling)_phi3\.Phi3\w+",
+        padding=32000,
     ),
-    "olmo2": Family("Olmo2ForCausalLM", OLMO2, query_key_norm="width", norms="after"),
+    "olmo2": Family("Olmo2ForCausalLM", OLMO2, query_key_norm="width", norms="after", padding=1),
     "olmo3": Family(
         "Olmo3ForCausalLM",
         OLMO2 | {"sliding_window": 4096, "layer_types": None},
@@ -223,6 +229,7 @@ FAMILIES = {
         windows="all but every fourth",
         rope_theta=500_000.0,
         local_theta=500_000.0,
+        padding=1,
     ),
     "smollm3": Family(
         "SmolLM3ForCausalLM",
@@ -243,6 +250,7 @@ FAMILIES = {
         },
         windows="without rope",
         rope_theta=2_000_000.0,
+        padding=128004,
     ),
     "granite": Family("GraniteForCausalLM", LLAMA | MULTIPLIERS, embedding="multiplier"),
     # Granite 4, only the models without experts and without state spaces.
@@ -291,6 +299,7 @@ FAMILIES = {
             "mscale_all_dim": 1.0,
             "llama_4_scaling_beta": 0.1,
         },
+        padding=11,
     ),
 }
 
