@@ -114,7 +114,7 @@ def defaults() -> ConfigDict:
     train.rows_per_microbatch = auto()  # or rows over all devices; changes memory and time only
     train.chunk_tokens = 128  # tokens of a row whose logits exist at once; changes memory only
     train.max_steps = 0  # optimizer steps of a round; 0: as many as the epochs have
-    train.max_flops = 0.0  # training FLOPs of a round, in place of epochs; 0: unused
+    train.max_flops = 0.0  # training FLOPs of a round, for 16 epochs at most; 0: unused
     train.epochs = 2.0  # passes over the answers of a round
 
     config.optim = optim = ConfigDict()

@@ -27,7 +27,9 @@ from safety_jax.command_line import Command
 from safety_jax.stages import checks, schema
 
 INTERRUPTED = 130  # the exit code that shells report after Ctrl-C
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# Of a path that somebody gave, or that a file of somebody names.
+_PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 
 
 def run() -> None:
@@ -134,6 +136,12 @@ def explain(error: BaseException, folder: Path | None = None) -> str | None:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         place = f" {error.filename}" if error.filename else ""
         return f"cannot write{place}: {error.strerror}; free space or choose another --workdir"
+    if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
+        place = error.filename or "a file"
+        return (
+            f"{place}: {error.strerror}; expected a path that this user can read, and write if it "
+            "is a folder of results: change the path, or its permissions"
+        )
     if isinstance(error, OSError) and folder is not None and isinstance(error.filename, str):
         if Path(error.filename).absolute().is_relative_to(folder.absolute()):
             return (

@@ -291,6 +291,11 @@ def test_the_version(monkeypatch, capsys):
         (MemoryError("Unable to allocate 8.00 GiB"), "out of memory (Unable to allocate 8.00"),
         (OSError(28, "No space left on device", "run/x"), "cannot write run/x: No space left"),
         (
+            PermissionError(13, "Permission denied", "m"),
+            "m: Permission denied; expected a path that",
+        ),
+        (OSError(36, "File name too long", "m/n"), "m/n: File name too long; expected a path that"),
+        (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9"),
             "out of memory (RES",
         ),

@@ -213,6 +213,14 @@ def test_safe_dpo_needs_labels(inputs, tmp_path):  # noqa: F811
     config = configure(inputs, "loss=safe", data__train=(str(file),))
     with pytest.raises(ConfigError, match="dpo.objective safe needs to know which answers"):
         dpo.run(config, str(tmp_path / "run"))
+    known = tmp_path / "labelled.jsonl"
+    labels = {"chosen_unsafe": False, "rejected_unsafe": True}
+    known.write_text("".join(json.dumps(row | labels) + "\n" for row in rows))
+    config = configure(
+        inputs, "loss=safe", data__train=(str(known),), data__eval=str(file), data__eval_rows=0
+    )
+    with pytest.raises(ConfigError, match="in every row of data.train, and of data.eval"):
+        dpo.run(config, str(tmp_path / "run"))
     config = configure(inputs, "loss=safe", data__train=(str(file),), data__prefer="safety_first")
     with pytest.raises(DataError, match="plain.jsonl line 1: does not say which answers are"):
         dpo.run(config, str(tmp_path / "again"))

@@ -120,6 +120,8 @@ def test_the_home_of_caches(monkeypatch, tmp_path):
     [
         ("~nobody-of-this-name/x", "no user has the home ~nobody-of-"),
         ("x" * 300, "too long"),
+        ("/" + "x/" * 3000, "too long"),
+        ("a\ud800b", r"'a\\ud800b': not in UTF-8"),
     ],
 )
 def test_a_path_that_no_disk_could_have_is_refused(path, said):

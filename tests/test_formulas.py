@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 from configs import dpo
+from safety_jax.data import corpora, pairs
 from safety_jax.models import llama
 from safety_jax.models.decoding import caches
 from safety_jax.planning import abstract, formulas, layouts, sizes
 from safety_jax.raft import sampling
-from safety_jax.stages import groups, learners, planned, planned_passes, precision
+from safety_jax.stages import groups, learners, pair_task, planned, planned_passes, precision
 from safety_jax.training.footprint import FlopParts
 from tests import tiny_tokenizers
 from tests.planned_runs import asked, programs
@@ -229,17 +230,21 @@ def test_the_mesh_for_decoding_has_room_for_merged_weights(config, monkeypatch):
     assert held("merge") - kept == 2 * formulas.kernel_weights(config)
 
 
-def test_the_length_of_rows_does_not_decide_what_max_flops_pays_for(config):
-    """A later start may change it, and a run is as long as it was."""
+def test_the_layout_of_rows_does_not_decide_what_max_flops_pays_for(config, one_device):
+    """Pairs whose prompt is read once count in full, as in rows of their own."""
     run = dpo.get_config("demo")
-    run.data.row_tokens = 4 * run.data.max_length
     base = groups.Base(Path(), config, tiny_tokenizers.qwen(), "stored")
-    side = sampling.as_examples([([1, 2], [3, 4])])
-    lengths = []
-    learners.flops_per_example(
-        run, base, side, side, share=lambda sides, row_tokens: lengths.append(row_tokens)
-    )
-    assert lengths == [run.data.max_length]
+    side = sampling.as_examples([([1] * 90, [3, 4])] * 8)
+    corpus = corpora.selected(pairs.Pairs(side, side, None, [()] * 8), base.tokens)
+    found = []
+    for run.data.share_prompts in (True, False):
+        task = pair_task.make(
+            run, one_device, base, corpus,
+            learn=pytest.fail, summary="", notes=(), reward="", live=False,
+        )  # fmt: skip
+        found.append((task.share(corpus.training.sides, 128), task.flops_per_example))
+    (shared, counted), (separate, expected) = found
+    assert shared.saved > 0.4 and separate is None and counted == expected
 
 
 def test_gradients_of_all_weights_are_exchanged_in_every_microbatch():

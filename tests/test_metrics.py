@@ -67,12 +67,18 @@ def test_resumed_file_equals_an_uninterrupted_one(tmp_path, torn):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_file_of_something_else_is_one_line_and_stays(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    ["hello", "[1]", '{"step": 2, "eval/loss": "low"}', '{"step": 2, "loss": [1]}',
+     '{"step": 2, "loss": ' + "[" * 100_000],
+    ids=["text", "list", "word", "numbers", "deep"],
+)  # fmt: skip
+def test_file_of_something_else_is_one_line_and_stays(line, tmp_path):
     file = tmp_path / "metrics.jsonl"
-    file.write_text('{"step": 1}\nhello\n')
+    file.write_text(f'{{"step": 1}}\n{line}\n')
     with pytest.raises(DataError, match="metrics.jsonl line 2 is not a metric line"):
         writer(tmp_path)
-    assert file.read_text() == '{"step": 1}\nhello\n'
+    assert file.read_text() == f'{{"step": 1}}\n{line}\n'
 
 
 def test_other_processes_write_nothing(tmp_path):

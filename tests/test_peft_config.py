@@ -60,6 +60,11 @@ def test_target_modules_by_name_and_by_rule(asked, tmp_path, config, one_device)
     assert peft.load(folder, config, one_device)[1].targets == ("query", "value", "down")
 
 
+@pytest.mark.parametrize("rule", ["(", "a{99999999999}", "(" * 5000])
+def test_a_rule_that_is_no_pattern_chooses_nothing(rule):
+    assert not peft_config.chooses(rule, "model.layers.0.self_attn.q_proj")
+
+
 def test_all_linear(tmp_path, config, one_device):
     folder = write_adapter(tmp_path, adapter_tensors(tuple(SIZES)), target_modules="all-linear")
     assert peft.load(folder, config, one_device)[1].targets == tuple(lora.TARGETS.values())
@@ -175,7 +180,7 @@ def test_the_base_is_found_from_here_or_from_the_adapter(tmp_path, monkeypatch):
     (tmp_path / "near").mkdir()
     write_adapter(adapter, base_model_name_or_path="near")
     assert peft_config.base_folder(adapter).samefile(tmp_path / "near")
-    for named in ("./nowhere", "", None, ["x"]):
+    for named in ("./nowhere", "", None, ["x"], "x" * 300, "x/" * 3000, "a\ud800b"):
         write_adapter(adapter, base_model_name_or_path=named)
         with pytest.raises(CheckpointError, match="adapter_config.json: base_model_name_or_path"):
             peft_config.base_folder(adapter)

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from safety_jax.base.errors import ConfigError, UserError
-from safety_jax.stages import evaluate, recipe, sft
+from safety_jax.stages import evaluate, recipe, sft, tuning
 from safety_jax.training.settings import Budget
 from tests.evaluation_runs import configure as configure_report
 from tests.evaluation_runs import given  # noqa: F401
@@ -204,6 +204,12 @@ def test_methods_share_a_budget_of_compute(inputs, given, tmp_path):  # noqa: F8
     assert hardly is not None and "pays for 0.00025 steps of 24 examples, and the run" in hardly
     assert Budget(0, flops, 1.0).remark(1000, size, 5e7) is None  # 5 steps
     assert Budget(1, 0.0, 1.0).remark(1000, size, 1e8) is None  # as the user said
+    # 600 passes over a handful of answers, of which a round of RAFT takes 16, a step each
+    few = Budget(0, flops, 1.0, most_epochs=tuning.MOST_EPOCHS)
+    assert few.steps(10, size, 1e6) == 16 and Budget(0, flops, 1.0).steps(10, size, 1e6) == 600
+    told = few.remark(10, size, 1e6)
+    assert told is not None and "pays for 600 passes over 10 examples, and the run takes 16" in told
+    assert few.remark(1000, size, 1e6) is None and few.steps(1000, size, 1e6) == 252
     with pytest.raises(ConfigError, match="would have 2e.38 steps; expected at most 10,000,000"):
         Budget(0, 0.0, 1e38).steps(48, size, None)
 

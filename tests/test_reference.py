@@ -129,7 +129,7 @@ def test_other_weights_are_another_folder(known):
     assert calls == 3 and other != folder
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other shape"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "encrypted", "other shape"])
 def test_a_damaged_shard_is_computed_again(damage, known):
     _, folder = known()
     shard = folder / "000001.npz"
@@ -141,6 +141,9 @@ def test_a_damaged_shard_is_computed_again(damage, known):
         shard.write_bytes(content)
     elif damage == "empty":
         shard.write_bytes(b"")
+    elif damage == "encrypted":  # as the archive's list of files says of the first one
+        content[content.index(b"PK\1\2") + 8] ^= 1
+        shard.write_bytes(content)
     else:
         np.savez(shard, chosen=np.zeros(2, np.float32), rejected=np.zeros(3, np.float32))
     assert known()[0] == 1

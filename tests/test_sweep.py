@@ -89,6 +89,7 @@ def test_the_run_to_compare_with_is_one_of_the_sweep(inputs):  # noqa: F811
         ({}, "sweep.axes and sweep.runs are both empty"),
         ({"sweep__axes": "train.batch_size=1,2"}, "'train.batch_size' cannot differ"),
         ({"sweep__axes": "seed"}, "sweep.axes 'seed': expected KEY=VALUE"),
+        ({"sweep__axes": "seed=1e999"}, "seed=1e999: expected a whole number"),
         ({"sweep__axes": "seed=1,1"}, "repeats a value"),
         ({"sweep__axes": "seed=1 data.safety_rows=8 seed=2"}, "sweep.axes names seed twice"),
         ({"sweep__axes": "seed=few"}, "seed=few: expected a whole number"),

@@ -158,12 +158,17 @@ def expand(path: str | Path) -> Path:
         raise ConfigError(
             f"{path}: no user has the home {Path(path).parts[0]}; expected a path"
         ) from error
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in found.parts):
+    try:
+        names = [len(os.fsencode(part)) for part in found.parts]
+    except UnicodeEncodeError as error:  # JSON can hold a lone surrogate
+        raise ConfigError(f"{str(path)!a:.60}: not in UTF-8; expected a path") from error
+    if max(names, default=0) > _LONGEST_NAME or sum(names) + len(names) > _LONGEST_PATH:
         raise ConfigError(f"{str(path):.60}...: too long for a path; expected a path")
     return found
 
 
 _LONGEST_NAME = 255  # bytes
+_LONGEST_PATH = 4096 - 1024  # bytes; there is room for files below it
 _MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3", "az": "blobfuse2", "abfs": "blobfuse2"}
 
 

@@ -164,6 +164,11 @@ class Loader:
         own = sum(int(self._cells[self._members(k)].sum()) for k in range(step))
         return own + self._once * int(self._filled[:step].sum())
 
+    def examples_until(self, step: int) -> int:
+        """Examples of all steps before `step`, each as often as it is seen."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs * len(self.lengths) + steps * self.batch_size
+
     def batch(self, step: int) -> Batch:
         """The batch of a step: a pure function of the arguments above and `step`."""
         members = self._members(step)

@@ -29,15 +29,14 @@ def make_task(config: ConfigDict, mesh: Mesh, base: groups.Base | None = None) -
     """
     base = groups.base(config, mesh) if base is None else base
     corpus = pair_task.read_corpus(config, base, groups.recovery(config, {}))
-    if config.dpo.objective == "safe" and corpus.training.unsafe is None:
+    parts = [part for part in (corpus.training, corpus.evaluation) if part is not None]
+    if config.dpo.objective == "safe" and any(part.unsafe is None for part in parts):
         raise ConfigError(
             "dpo.objective safe needs to know which answers are unsafe; expected PKU-SafeRLHF's "
-            "columns, or chosen_unsafe and rejected_unsafe, in every row of data.train"
+            "columns, or chosen_unsafe and rejected_unsafe, in every row of data.train, and of "
+            "data.eval if it is given"
         )
-    weights = None
-    if config.dpo.objective == WEIGHTED:
-        parts = [part for part in (corpus.training, corpus.evaluation) if part is not None]
-        weights = TokenWeights(config, mesh, base, parts)
+    weights = TokenWeights(config, mesh, base, parts) if config.dpo.objective == WEIGHTED else None
     return pair_task.make(
         config,
         mesh,

@@ -91,18 +91,14 @@ def _adapter(config: ConfigDict, base: Base) -> peft_config.LoraConfig | None:
     return adapter_settings(config, targets, base.config.layers)
 
 
-def flops_per_example(
-    config: ConfigDict, base: Base, *sides: Examples, share: Share = prefixes.separate
-) -> float:
-    """Mean model FLOPs to train on one example; a prefix that its sides share counts once."""
+def flops_per_example(config: ConfigDict, base: Base, *sides: Examples) -> float:
+    """Mean model FLOPs to train on one example. What it shares with others in a row counts in full:
+    the layout of rows, which depends on the devices, decides on no run's length."""
     adapter = _adapter(config, base)
-    whole = sum(
+    return sum(
         policy.flops_per_token(base.config, adapter, side.lengths) * float(side.lengths.mean())
         for side in sides
     )
-    # Not `data.row_tokens`, which a later start may change: it decides on no run's length.
-    shared = share(sides, config.data.max_length)
-    return whole if shared is None else whole * (1 - shared.saved)
 
 
 def share(config: ConfigDict, model: llama.LlamaConfig, skips: int | None = None) -> Share:

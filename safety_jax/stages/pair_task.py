@@ -45,7 +45,7 @@ def make(
             config, base.config, kernels=base.kernels, sides=2, survey=live
         ),
         about_model=groups.describe_base(config, base, mesh),
-        flops_per_example=learners.flops_per_example(config, base, *sides, share=share),
+        flops_per_example=learners.flops_per_example(config, base, *sides),
         load=functools.partial(learners.load_policy, config, base, mesh),
         learn=learn,
         share=share,

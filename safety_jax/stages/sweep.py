@@ -112,15 +112,12 @@ def cost(one: SweepRun, mesh: Mesh) -> RunCost:
     batches = make(examples, steps=one.steps)
     measured = [] if held_out is None else [make(held_out, steps=None)]
     assert task.flops_per_example is not None
-    # The last step of an epoch may have fewer examples.
-    epochs, left = divmod(one.steps, batches.steps_per_epoch)
-    seen = epochs * len(examples) + left * batches.batch_size
     return RunCost(
         name=one.name,
         examples=len(examples),
         steps=one.steps,
         tokens=batches.tokens_until(batches.steps),
-        flops=task.flops_per_example * seen,
+        flops=task.flops_per_example * batches.examples_until(one.steps),
         microbatches=batches.microbatches,
         segments=max(one.most_segments for one in (batches, *measured)),
         model=task.model,

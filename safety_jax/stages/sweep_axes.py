@@ -163,7 +163,7 @@ def _whole(text: str) -> int:
         ValueError, SyntaxError: this is no whole number.
     """
     number = ast.literal_eval(text.lstrip("+"))
-    if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
+    if isinstance(number, bool) or not isinstance(number, int | float) or number % 1 != 0:
         raise ValueError(f"{text} is no whole number")
     return int(number)
 

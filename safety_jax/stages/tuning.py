@@ -23,6 +23,10 @@ from safety_jax.training.checkpoint import Checkpoints, abstract
 from safety_jax.training.policy import Policy
 from safety_jax.training.task import Account, Learner, Learning, Loaded, Task
 
+# Of the answers of a round, under `train.max_flops`: a round may select few. Text repeated so often
+# teaches hardly anything more (Muennighoff et al., arXiv 2305.16264, section 6).
+MOST_EPOCHS = 16.0
+
 
 class RoundTuner:
     """Fine-tunes on a round's selection as stage `sft` does, with a fresh optimizer.
@@ -51,7 +55,8 @@ class RoundTuner:
         # Batches have one shape whatever a round selects.
         size, rows = settings.batching.batch_size, settings.batching.rows_per_microbatch
         batching = dataclasses.replace(settings.batching, most_microbatches=-(-size // rows))
-        self._settings = dataclasses.replace(settings, batching=batching)
+        budget = dataclasses.replace(settings.budget, most_epochs=MOST_EPOCHS)
+        self._settings = dataclasses.replace(settings, batching=batching, budget=budget)
 
     def _stepper(
         self, learner: Learner, learning: Learning, shapes: trees.Tree, total: int
@@ -84,12 +89,14 @@ class RoundTuner:
         if fitted is None:
             return None
         last = hosts.first_says(lambda: _last_step(path / "metrics.jsonl"))
+        batches, per_example = fitted.batches, task.flops_per_example
+        assert per_example is not None
         figures = {name: last[name] for name in ("loss", "grad_norm", "mean_token_accuracy")}
         return Tuned(
             self._advance(fitted.weights, weights.frozen, number),
-            fitted.batches.steps,
+            batches.steps,
             fitted.tokens,
-            fitted.flops,
+            per_example * batches.examples_until(batches.steps),
             figures,
             fitted.remark,
         )

@@ -94,14 +94,19 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(lines[:-1], 1):  # anything behind the last newline was cut short
         try:
             text = line.decode()
-            row = json.loads(text)
-            if not isinstance(row["step"], int):
+            row = files.parse_json(text)
+            values = [value for name, value in row.items() if name != "non_finite"]
+            if not isinstance(row["step"], int) or not all(map(_is_value, values)):
                 raise TypeError
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"{file} line {number} is not a metric line; repair or remove the file"
             ) from error
         yield text, row
+
+
+def _is_value(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 class _Lines:

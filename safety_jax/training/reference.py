@@ -35,6 +35,8 @@ from safety_jax.data.loader import Batch, Loader
 from safety_jax.training.placement import TokenValues, put_rows
 
 EXAMPLES_PER_SHARD = 256
+# What a damaged archive raises; RuntimeError if a bit says that it is encrypted or compressed.
+DAMAGED = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 # score(start, frozen, tokens [b, M, T]) -> log-probability of each token [b, M, T]; or [b, T] for
 # examples with one side
@@ -189,7 +191,7 @@ def _read_shards(
                 for side in range(len(sides)):
                     flat[side][_span(sides[side], batch)] = stored[f"side{side}"]
             found.append(True)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (*DAMAGED, OSError):
             found.append(False)
     return found
 

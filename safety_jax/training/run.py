@@ -37,7 +37,6 @@ class Fitted:
         weights: the trainable tree of that step.
         batches: the training batches.
         tokens: real tokens seen.
-        flops: model FLOPs spent on them.
         recompilations: see `StepLog`.
         held_out: see `task.Finished`.
         remark: see `Settings.remark`.
@@ -48,7 +47,6 @@ class Fitted:
     weights: trees.Tree
     batches: Loader
     tokens: int
-    flops: float
     recompilations: int
     held_out: Measured | None
     remark: str | None
@@ -201,15 +199,13 @@ def _fitted(
     task: Task, ready: Prepared, step: int, weights: trees.Tree, recompilations: int
 ) -> Fitted:
     """The run's result, with a measurement of the held-out examples if the task needs one."""
-    tokens = ready.batches.tokens_until(ready.batches.steps)
     measure = ready.measure if task.measures_export else None
     return Fitted(
         loaded=ready.loaded,
         step=step,
         weights=weights,
         batches=ready.batches,
-        tokens=tokens,
-        flops=ready.flops_per_token * tokens,
+        tokens=ready.batches.tokens_until(ready.batches.steps),
         recompilations=recompilations,
         held_out=None if measure is None else measure(weights),
         remark=ready.remark,

@@ -55,11 +55,16 @@ def shared_rows(rows: int, row_tokens: int, shared: Shared, sides: int, parts: i
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long a run trains: `max_steps` or `max_flops` if one is above 0, else `epochs`."""
+    """How long a run trains: `max_steps` or `max_flops` if one is above 0, else `epochs`.
+
+    Attributes:
+        most_epochs: the most passes over the examples that `max_flops` may pay for.
+    """
 
     max_steps: int
     max_flops: float
     epochs: float
+    most_epochs: float = math.inf
 
     def steps(self, examples: int, batch_size: int, flops_per_example: float | None) -> int:
         """The number of optimizer steps.
@@ -84,7 +89,8 @@ class Budget:
                     f"train.max_flops {self.max_flops:g}, train.max_steps {self.max_steps}: "
                     "expected one of them above 0 and the other 0"
                 )
-            return max(1, round(self._paid(examples, batch_size, flops_per_example)))
+            paid = self._paid(examples, batch_size, flops_per_example)
+            return max(1, round(min(paid, self._most_steps(examples, batch_size))))
         if self.max_steps > 0:
             return self.max_steps
         if self.epochs <= 0:
@@ -92,6 +98,9 @@ class Budget:
                 f"train.max_steps {self.max_steps} and train.epochs {self.epochs}: set one above 0"
             )
         return math.ceil(self.epochs * loader.steps_per_epoch(examples, batch_size))
+
+    def _most_steps(self, examples: int, batch_size: int) -> float:
+        return self.most_epochs * loader.steps_per_epoch(examples, batch_size)
 
     def _paid(self, examples: int, batch_size: int, flops_per_example: float) -> float:
         """The number of steps that `max_flops` pays for, which is not a whole one.
@@ -108,10 +117,20 @@ class Budget:
         return epochs * loader.steps_per_epoch(examples, batch_size) + within
 
     def remark(self, examples: int, batch_size: int, flops_per_example: float | None) -> str | None:
-        """A warning about a `max_flops` that pays for hardly any step; else None."""
+        """A warning about a `max_flops` that pays for hardly any step, or for more passes than the
+        run takes; else None."""
         if not self.max_flops or flops_per_example is None:
             return None
-        paid = self._paid(examples, batch_size, flops_per_example)
+        paid, most = (
+            self._paid(examples, batch_size, flops_per_example),
+            self._most_steps(examples, batch_size),
+        )
+        if paid > most:
+            return (
+                f"train.max_flops {self.max_flops:g} (in a recipe, from recipe.max_flops) pays for "
+                f"{self.most_epochs * paid / most:.3g} passes over {examples:,} examples, and the "
+                f"run takes {self.most_epochs:g}: more would only learn them by heart"
+            )
         if paid >= FEWEST_STEPS:
             return None
         return (

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safety_jax.base import files
 from safety_jax.base.errors import CheckpointError, UserError
 from safety_jax.models.folders import hub, peft_names
 from safety_jax.models.folders.attributes import is_number
@@ -96,9 +97,9 @@ def base_folder(folder: Path) -> Path:
         raise CheckpointError(
             f"{file}: revision is {shown(revision)}; expected that of the base at the hub, or null"
         )
-    beside = folder / named
     try:
-        moved = not Path(named).exists() and beside.exists()
+        beside = folder / named
+        moved = not files.expand(named).exists() and beside.exists()
         return hub.resolve(beside if moved else named, revision or None)
     except UserError as error:
         raise CheckpointError(
@@ -170,7 +171,7 @@ def chooses(rule: Any, module: str) -> bool:
         return any(module == one or module.endswith(f".{one}") for one in map(str, rule))
     try:
         return isinstance(rule, str) and re.fullmatch(rule, module) is not None
-    except re.error:
+    except (re.error, OverflowError, RecursionError):  # too many repetitions, or too deep
         return False
 
 
