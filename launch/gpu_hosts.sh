@@ -11,9 +11,10 @@
 set -euo pipefail
 : "${HOSTS:?addresses of the machines, this one first}" "${WORKDIR:?folder that all hosts write to}"
 port="${PORT:-8476}"
-config="$1"
+config="${1:?config to run, such as configs/sft.py:safety=500}"
 shift
 read -r -d '' -a hosts <<<"$HOSTS" || true # blanks or lines between them
+: "${hosts[0]:?HOSTS names no machine}"
 
 runs=()
 for number in "${!hosts[@]}"; do

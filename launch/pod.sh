@@ -2,6 +2,7 @@
 # Runs a command in a pod of Kubernetes, to which exit code 0 means that the job is done. A run that
 # SIGTERM stopped has saved and exits with 0, too: then this exits with 75, and the job starts anew.
 set -uo pipefail
+: "${1:?command to run in the pod}" # with none, Kubernetes would take the job for done
 "$@" &
 run=$!
 stopped=no

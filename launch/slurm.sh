@@ -19,7 +19,7 @@
 # A mistake of the user's (exit code 2) is not tried again.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start with sbatch}"
-config="$1"
+config="${1:?config to run, such as configs/sft.py:safety=500}"
 shift
 
 # jax reads rank and address of the first node from Slurm's variables. It would give each process

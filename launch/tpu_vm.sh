@@ -15,7 +15,7 @@
 #       --command='pkill -TERM -o -f safety_jax.main'
 set -euo pipefail
 : "${TPU:?name of the slice}" "${ZONE:?zone of the slice}" "${WORKDIR:?folder that all hosts write to}"
-config="$1"
+config="${1:?config to run, such as configs/sft.py:safety=500}"
 shift
 
 on_all_hosts() {

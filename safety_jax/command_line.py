@@ -42,6 +42,8 @@ Examples:
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
 _QUOTED = ("'", '"', "(", "[")
 _BAD_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): .*", re.DOTALL)
+# Flags of the command that are no texts.
+_BAD_FLAG = re.compile(r"flag --(show|distributed|processes|process)=(.*?): .*", re.DOTALL)
 _HELP = re.compile(r"-h|--?help(short|full)?")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d+)")
 
@@ -81,10 +83,7 @@ def parse(argv: Sequence[str]) -> Command:
         if spec is None:
             if helps or not words:
                 leave(overview())
-            raise ConfigError(
-                f"--config is missing; expected one of {', '.join(config_files.available())}, or "
-                "the path of your own config file"
-            )
+            raise ConfigError(without_config(words))
         config = config_files.load(spec)
         if helps:
             leave(explain_config(config, config_files.find(spec, "")[0]))
@@ -120,6 +119,17 @@ def tell(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def without_config(words: Sequence[str]) -> str:
+    """What to say where no word is `--config`; `safety-jax sft` names one all the same."""
+    names = config_files.available()
+    named = next((word for word in words if word.partition(":")[0] in names), None)
+    hint = f"did you mean --config={named}? " if named else ""
+    return (
+        f"--config is missing; {hint}expected one of {', '.join(names)}, or the path of your own "
+        "config file"
+    )
+
+
 def take_config(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The value of `--config`, and the other words."""
     found: list[str] = []
@@ -137,10 +147,15 @@ def take_config(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def check_keys(config: ConfigDict, words: Sequence[str]) -> None:
-    """Refuses a flag that sets no key of the config."""
+    """Refuses a flag that sets no key of the config, or its stage: all other keys depend on it."""
     known = trees.flatten(config.to_dict())
     for word in words:
         match = _OVERRIDE.match(word)
+        if match and match[2] == "stage":
+            raise ConfigError(
+                f"--config.stage: the stage is the config's own, {config.stage}; for another one, "
+                "give another --config"
+            )
         if match and match[2] not in known and not any(k.startswith(f"{match[2]}.") for k in known):
             close = difflib.get_close_matches(match[2], known, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
@@ -177,7 +192,10 @@ def define(values: flags.FlagValues, config: ConfigDict, words: Sequence[str]) -
 
 
 def explain(text: str, config: ConfigDict) -> str:
-    """absl's message; if it is about a value of the config, one with the expected value."""
+    """absl's message; if a value does not fit its flag, one with what is expected."""
+    if flag := _BAD_FLAG.fullmatch(text):
+        wanted = "a whole number" if flag[1].startswith("process") else "true or false"
+        return f"--{flag[1]} is {flag[2]!r}; expected {wanted}"
     match = _BAD_VALUE.fullmatch(text)
     if match is None:
         return text

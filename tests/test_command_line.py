@@ -155,6 +155,7 @@ def test_names_are_not_taken_for_folders_of_the_same_name(tmp_path):
         ("import nothing_of_this_name\n", "line 1: ModuleNotFoundError: No module named"),
         ("\ndef get_config(arg=None):\n    return 1 / 0\n", "line 3: ZeroDivisionError"),
         ("x = 1\n", "has no function get_config"),
+        ("x = 1\0\n", "mine.py: source code string cannot contain null bytes"),
         ("def get_config(arg=None):\n    return {}\n", "returned no config with a `stage`"),
         (OWN, "'no=1' is unknown; expected steps=<int>"),
     ],
@@ -165,6 +166,12 @@ def test_what_is_wrong_in_a_config_file_is_said_with_its_line(tmp_path, text, sa
     with pytest.raises(ConfigError, match=re.escape(said)) as error:
         config_files.load(f"{file}:no=1")
     assert str(file) in str(error.value)
+
+
+def test_a_folder_that_exists_is_no_misspelled_name(tmp_path):
+    (tmp_path / "tampr").mkdir()
+    with pytest.raises(ConfigError, match="is a folder; expected one of"):
+        config_files.find(str(tmp_path / "tampr"), "--config")
 
 
 # ---------------------------------------------------------------------------- mistakes
@@ -178,6 +185,10 @@ def test_what_is_wrong_in_a_config_file_is_said_with_its_line(tmp_path, text, sa
         (["--config=.", "--workdir=run"], "'.' is a folder; expected one of attack"),
         (["--config=", "--workdir=run"], "'' names no config file"),
         (["--workdir=run"], "--config is missing; expected one of attack"),
+        (["sft:demo", "--workdir=run"], "missing; did you mean --config=sft:demo? expected one"),
+        ([*DEMO, "--config.stage=dpo"], "the stage is the config's own, sft; for another one,"),
+        ([*DEMO, "--processes=two"], "--processes is 'two'; expected a whole number"),
+        ([*DEMO, "--show=maybe"], "--show is 'maybe'; expected true or false"),
         (["--config=sft:demo"], "--workdir is missing"),
         (["--config=sft:demo", "--workdir="], "--workdir is missing"),
         ([*DEMO, "--config=dpo"], "--config is given 2 times"),

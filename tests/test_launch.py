@@ -98,6 +98,20 @@ def test_gpu_hosts_on_lines_and_without_flags(hosts, given, tmp_path):
     assert said.count("--processes=2") == 2 and "" not in said
 
 
+@pytest.mark.parametrize("script", ["slurm.sh", "gpu_hosts.sh", "tpu_vm.sh", "pod.sh"])
+def test_nothing_to_run_is_said(script, tmp_path):
+    given = {"HOSTS": "one", "WORKDIR": "/run", "TPU": "slice", "ZONE": "here"}
+    environment = {**os.environ, **given, "SLURM_SUBMIT_DIR": str(tmp_path)}
+    result = subprocess.run(
+        ["bash", str(LAUNCH / script)], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode and "to run" in result.stderr and not list(tmp_path.iterdir())
+
+
+def test_no_hosts_are_a_mistake(tmp_path):
+    assert run(tmp_path, "gpu_hosts.sh", HOSTS=" ", WORKDIR="/run") != 0
+
+
 def test_tpu_vm(tmp_path):
     stub(tmp_path, "gcloud", "")
     assert run(tmp_path, "tpu_vm.sh", TPU="slice", ZONE="here", WORKDIR="/disk/run") == 0

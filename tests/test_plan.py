@@ -316,6 +316,12 @@ def test_mistakes_are_one_line(argument, told, tmp_path):
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_misspelled_model_is_told_before_anything_is_planned(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="'llama9'"):
+        start((COMMAND[0], "--config.model.size=llama2-7b|llama9"), tmp_path)
+    assert not capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
 def test_a_mesh_that_does_not_divide_the_rows_says_what_would(tmp_path):
     with pytest.raises(ConfigError, match=r"make train\.rows_per_microbatch a multiple of 8"):
         start((*COMMAND, "--config.plan.mesh=run",

@@ -82,6 +82,17 @@ def test_rounds_are_whole_numbers_and_each_is_named_once(count, figures, tmp_pat
     assert named == [f"round {i}" for i in sorted({1, count})]
 
 
+def test_sources_in_a_legend_are_no_formulas_and_none_is_left_out(figures, tmp_path):
+    """A file may be called anything, and matplotlib has rules for $ and _."""
+    names = ("cost_$5_and_$6", "_held_out")
+    share = {"safe_share": 0.5, "safe_share_95": (0.4, 0.6)}
+    row = {"round": 1, "evaluation": {"judge": dict.fromkeys(names, share)}}
+    rounds.draw_safe_share([row], tmp_path / "safe_share.png", "raft")
+    figures[0].draw_without_rendering()  # it would refuse the formula
+    named = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert named == [r"cost_\$5_and_\$6, by judge", " _held_out, by judge"]
+
+
 def test_the_dot_of_all_examples_is_small_in_the_legend(figures, tmp_path):
     plots.reliability([0.6], [0.5], [0.3], [0.8], [9], tmp_path / "calibration.png", "judge")
     (axes,) = figures[0].axes

@@ -9,7 +9,7 @@ from safety_jax.evaluation.measures.model_curves import ModelCurves, ModelPair
 from safety_jax.maths.thresholds import HELD, NOT_HELD
 from safety_jax.report import curves as single
 from safety_jax.report.curves import interval
-from safety_jax.report.evaluation.plots import look
+from safety_jax.report.evaluation.plots import look, plain
 from safety_jax.report.evaluation.text import inline
 from safety_jax.report.plots import TEXT, new_figure, save
 
@@ -36,7 +36,7 @@ def draw(found: ModelCurves, axis: str, target: Path) -> None:
         single.fill_band(axes, curve, color=colour, alpha=0.15)
         axes.plot(
             amounts, [point.share.value for point in curve.points], color=colour, linewidth=2,
-            marker=shape, markersize=6, label=name,
+            marker=shape, markersize=6, label=plain(name),
         )  # fmt: skip
         threshold = curve.threshold
         height = -0.05 * (1 + place)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safety_jax.report.evaluation.plots import plain
 from safety_jax.report.plots import RAW, SMOOTH, TEXT, VALIDATION, bare_axes, new_figure, save
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def draw_safe_share(summaries: Sequence[RoundSummary], target: Path, title: str)
                     lines.setdefault((judge, source), []).append(point)
     for (judge, source), points in lines.items():
         x, y, low, high = np.array(points).T
-        (line,) = axes.plot(x, y, marker="o", markersize=4, label=f"{source}, by {judge}")
+        label = f"{plain(source)}, by {plain(judge)}"
+        (line,) = axes.plot(x, y, marker="o", markersize=4, label=label)
         axes.fill_between(x, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set_ylim(0, 1.02)
     axes.set_xticks([row["round"] for row in summaries])

@@ -9,6 +9,7 @@ import numpy as np
 
 from safety_jax.evaluation.measures.tampering import StepsTo, TamperedCurve
 from safety_jax.evaluation.results.estimates import Rate
+from safety_jax.report.evaluation.plots import plain
 from safety_jax.report.evaluation.text import inline
 from safety_jax.report.plots import SMOOTH, TEXT, VALIDATION, new_figure, save
 
@@ -31,7 +32,7 @@ def draw(curves: Sequence[TamperedCurve], target: Path, title: str) -> None:
         value, low, high = shares.reshape(-1, 3).T
         axes.plot(
             steps, value, color=colour, linestyle=style, marker="o", markersize=4,
-            label=f"{one.model}, {one.tampering}",
+            label=f"{plain(one.model)}, {plain(one.tampering)}",
         )  # fmt: skip
         axes.fill_between(steps, low, high, color=colour, alpha=0.1, linewidth=0)
     axes.axhline(curves[0].steps_to.share, color="#999999", linewidth=0.8)

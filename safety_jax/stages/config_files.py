@@ -71,8 +71,10 @@ def find(spec: str, key: str) -> tuple[Path, str | None]:
     shipped = available()
     path = shipped[name] if name in shipped else files.expand(assets.find_asset(name))
     if not name or not path.is_file():
-        what = "is a folder" if name and path.is_dir() else "names no config file"
-        close = difflib.get_close_matches(Path(name).stem, shipped, n=1)
+        folder = bool(name) and path.is_dir()
+        what = "is a folder" if folder else "names no config file"
+        # A folder that exists is no misspelled name.
+        close = [] if folder else difflib.get_close_matches(Path(name).stem, shipped, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ConfigError(
             f"{key} {spec!r} {what}; {hint}expected one of {', '.join(shipped)}, or the path of "
@@ -138,7 +140,9 @@ def _run(path: Path) -> Any:
 def _explain(error: Exception, path: Path) -> str:
     """One line on what went wrong in a config file, and where."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename} line {error.lineno}: {error.msg}"
+        # No text at all, such as a file with zero bytes, has neither name nor line.
+        place = f"{error.filename} line {error.lineno}" if error.lineno else str(path)
+        return f"{place}: {error.msg}"
     line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):

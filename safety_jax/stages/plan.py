@@ -64,6 +64,8 @@ def run(config: ConfigDict, folder: str) -> None:
     cells = list(itertools.product(runs, config.model.size, slices))
     if not cells:
         raise ConfigError("plan.run, model.size and plan.slice must each name at least one")
+    for size in config.model.size:
+        sizes.read(size)  # a misspelled one is reported before others are compiled for minutes
     found = []
     with workdir.prepare(folder, config) as place:
         (place.path / PLANS).mkdir(exist_ok=True)

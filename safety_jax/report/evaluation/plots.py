@@ -51,9 +51,10 @@ def draw(report: Report, folder: Path) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """A name for matplotlib: one line, no formulas."""
-    text = escaping.line(text).replace("$", r"\$")
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    """A name for matplotlib: one line, no formulas; legends leave out what begins with _."""
+    text = escaping.line(text)
+    text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return f"{' ' * text.startswith('_')}{text}".replace("$", r"\$")
 
 
 def _canvas(width: float, height: float, title: str, panels: Sequence[float], across: bool):
