@@ -110,7 +110,7 @@ def ladder(config: ConfigDict):
     for group in (own, steps, report):
         group.score.tokens_per_batch = 1024
     config.recipe.minutes = ConfigDict(
-        {"own": 5.8, "judge": 1.9, "looker": 1.8, "sit": 19.8, "raft": 4.9, "dpo": 11.9}
+        {"own": 6.8, "judge": 1.9, "looker": 1.8, "sit": 22.6, "raft": 4.9, "dpo": 11.9}
         | {"report": 9.9}
     )
     config.recipe.steps = ("own", "judge", "looker", *tuned, "report")
