@@ -79,7 +79,7 @@ def parse(
         try:
             attachments.refuse(row)
             attachments.refuse_unread_context(row, known)
-            parsed = _with_kind(_with_ends(_with_system(known.parse(row), row), row), row)
+            parsed = _with_kind(_with_ends(_with_system(known.read(row), row), row), row)
             if says_no_input(parsed.context):
                 told.no_input += 1
                 parsed = dataclasses.replace(parsed, context="")

@@ -70,7 +70,7 @@ def _arena(row: Row) -> Parsed:
     """A battle of Chatbot Arena (Zheng et al., arXiv 2306.05685): two models answer the same
     person, who chooses a winner. The answers begin where the conversations part."""
     winner = row["winner"]
-    if winner not in _LEADS:
+    if not isinstance(winner, str) or winner not in _LEADS:
         raise BadRow(f"'winner' is {winner!r:.80}; expected {', '.join(_LEADS)}")
     prompt, *answers = shared_beginning(row, "conversation_a", "conversation_b")
     return _better(prompt, answers, _LEADS[winner])

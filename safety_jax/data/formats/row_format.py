@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from safety_jax.data.labels import Labels
-from safety_jax.data.messages import Message
+from safety_jax.data.messages import BadRow, Message
 from safety_jax.data.text_files import Row
 
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -52,3 +52,10 @@ class Format:
     def fits(self, row: Row) -> bool:
         extra = set(row) - set(self.columns)
         return set(self.columns) <= set(row) and (self.beside is None or extra <= set(self.beside))
+
+    def read(self, row: Row) -> Parsed:
+        """What a row holds; a BadRow if it lacks a column that the format needs."""
+        for column in self.columns:
+            if column not in row:
+                raise BadRow(f"{column!r} is missing")
+        return self.parse(row)
