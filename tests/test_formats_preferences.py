@@ -141,6 +141,7 @@ def test_two_answers_of_which_none_won_are_left_out(row, rows):
         (WEBGPT | {"score_1": None}, "'score_1' is None; expected a number"),
         (WEBGPT | {"question": {"id": "1"}}, "'full_text' is missing"),
         (ARENA | {"winner": "model_c"}, "'winner' is 'model_c'; expected model_a, model_b, tie"),
+        (ARENA | {"winner": ["model_a"]}, "'winner' is ['model_a']; expected model_a, model_b"),
         (ARENA | {"conversation_b": turns(AGAIN, WORSE)}, "conversation_a and conversation_b"),
         (SHAREGPT_PAIR | {"chosen": turns(ASK, BETTER)}, "'chosen' begins with the user"),
         (NECTAR | {"answers": [{"answer": A, "rank": 1}]}, "'answers' is no list of two or more"),
@@ -153,6 +154,16 @@ def test_two_answers_of_which_none_won_are_left_out(row, rows):
 def test_an_unusable_comparison(row, why, rows):
     with pytest.raises(DataError, match=re.escape(why)):
         read_pairs(rows(row))
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [(WEBGPT, "question"), (ARENA, "winner"), (NECTAR, "answers"), (OPENAI, "input")],
+)
+def test_a_later_row_without_a_column_of_the_format(row, column, rows):
+    short = {name: value for name, value in row.items() if name != column}
+    with pytest.raises(DataError, match=re.escape(f"line 2: '{column}' is missing")):
+        read_pairs(rows(row, short))
 
 
 @pytest.mark.parametrize("row", [SHP, WEBGPT, ARENA, ARENA | {"winner": "tie"}, NECTAR])
