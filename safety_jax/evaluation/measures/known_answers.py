@@ -28,7 +28,8 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
 )
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
-_DOTTED = re.compile(r"\b(?:[A-Za-z]\.){2,}")  # U.S.A.
+# U.S.A., J. K.
+_DOTTED = re.compile(r"\b[A-Z]\.(?: ?[A-Z]\.)+|\b(?:[A-Za-z]\.){2,}")
 _ARTICLES = ("the", "a", "an")
 _PUNCTUATION = set(".,;:!?()[]{}\"'…。、！？*_`-")
 _UNIT_NAMES = set(UNITS.values())
@@ -58,7 +59,7 @@ def measure(
 
 
 def _plain(text: str) -> str:
-    return _DOTTED.sub(lambda found: found[0].replace(".", ""), committed.plain(text))
+    return _DOTTED.sub(lambda found: re.sub(r"[. ]", "", found[0]), committed.plain(text))
 
 
 def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
@@ -68,6 +69,8 @@ def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
     if _UNSPACED.search(known):
         return _gives_unspaced(text, known)
     said = [i for i, token in enumerate(tokens) if token.text not in _PUNCTUATION]
+    if len(wanted) == 1 and _lists_numbers([tokens[i] for i in said]):
+        return False
     # The sign of a symbol has no token of its own, as that of a number has none.
     symbol = wanted[0].text in formulas.SYMBOLS
     negative = symbol and known[: wanted[0].start].endswith("-")
@@ -81,6 +84,12 @@ def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
         if not formula and not committed.denied(text, start, end):
             return True
     return False
+
+
+def _lists_numbers(words: Sequence[Token]) -> bool:
+    """Whether a text consists of different numbers, of which no one is the answer: "5, 6"."""
+    numbers = {word.value for word in words if word.text not in ("and", "or")}
+    return len(numbers) > 1 and None not in numbers
 
 
 def _last(said: Sequence[int], i: int, wanted: Sequence[Token]) -> int:
@@ -102,7 +111,10 @@ def _stands(
     if units and _same(tokens[said[i]], wanted[0], len(said)):
         # "5" answers "5 km", but "5 miles" does not.
         behind = tokens[said[i + 1]].text if i + 1 < len(said) else ""
-        return behind == wanted[1].text or behind not in _UNIT_NAMES
+        unit = wanted[1].text
+        if behind == "degree" and unit in ("celsius", "fahrenheit"):
+            return True
+        return behind == unit or behind not in _UNIT_NAMES
     if i + len(wanted) > len(said):
         return False
     here = [tokens[number] for number in said[i : i + len(wanted)]]
@@ -144,7 +156,8 @@ def _letter(text: str, token: Token) -> bool:
 def _begins(tokens: Sequence[Token], place: int) -> bool:
     """Whether a word is a clause of its own: "No, it is not", but not "no reason"."""
     first = place == 0 or tokens[place - 1].text in _PUNCTUATION
-    return first and (place + 1 == len(tokens) or tokens[place + 1].text in _PUNCTUATION)
+    behind = tokens[place + 1].text if place + 1 < len(tokens) else "."
+    return first and (behind in _PUNCTUATION or behind in _NEW_CLAUSE)
 
 
 def _one_of_several(
@@ -153,11 +166,15 @@ def _one_of_several(
     """Whether the answer offers an alternative: "Paris or London"."""
     before = [tokens[number].text for number in said[max(0, i - 2) : i]]
     after = [tokens[n].text for n in said[i + len(wanted) : i + len(wanted) + 1]]
+    both = [tokens[n].text for n in said[i + 1 : i + 3]]
+    if wanted[0].text == "yes" and both == ["and", "no"]:
+        return True
     return (
         "or" in before[-1:] or before[-2:-1] == ["or"] and before[-1] in _HEDGES or after == ["or"]
     )
 
 
+_NEW_CLAUSE = ("it", "he", "she", "they", "you", "we", "i", "this", "that", "there", "because")
 _HEDGES = ("maybe", "perhaps", "possibly", "even", "the", "a", "an", "in")
 
 
