@@ -69,6 +69,7 @@ RIGHT = (
     ("\\frac{-1}{2}", "-1/2"), ("±5", "\\pm 5"), ("5x", "5x"), ("It is 5x faster.", "5"),
     ("5 * 3 = 15", "15"), ("5 x 3 = 15", "15"), ("*5* is it", "5"), ("<b>5</b>", "5"),
     ("<<2+3=5>>5", "5"), ("8 out of 10", "8"), ("8 out of 10", "8 out of 10"), ("5, five", "5"),
+    ("5 or so", "5"), ("5 km or so", "5 km"),
     # units that were read in one spelling only
     ("100 degrees Celsius", "100 °C"), ("100 °C", "100 degrees Celsius"), ("100", "100°C"),
     ("20 degrees", "20°C"), ("68 degrees F", "68°F"), ("64GB", "64 GB"), ("5pm", "5 p.m."),
@@ -120,8 +121,8 @@ WRONG = (
     ("\\boxed{5x}", "5"), ("\\boxed{5(x+1)}", "5"), ("5 * x", "5"), ("5 - x", "5"), ("5 x", "5"),
     ("\\boxed{x > 5}", "5"), ("x \\ge 5", "5"), ("5 < x", "5"), ("±5", "5"), ("5 x 3 = 15", "3"),
     ("\\boxed{5, 6}", "5"), ("5, 6 and 7", "7"), ("8 out of 10", "10"), ("the 1990s", "1990"),
-    ("5 am", "5 pm"), ("20°C", "20°F"), ("All of them but Paris", "Paris"),
-    ("Everything but Paris", "Paris"),
+    ("5 or 6 km", "5 km"), ("5 or 6", "5 km"), ("5 am", "5 pm"), ("20°C", "20°F"),
+    ("All of them but Paris", "Paris"), ("Everything but Paris", "Paris"),
 )  # fmt: skip
 
 

@@ -230,19 +230,18 @@ def _spelt_out(tokens: list[Token]) -> list[Token]:
     i = 0
     while i < len(tokens):
         words = [token.text for token in tokens[i : i + number_words.LONGEST]]
-        value = tokens[i].value
-        count = 0
+        value, count, size = tokens[i].value, 0, Fraction(0)
         if words[0] in number_words.BEGINS:
-            count, value = number_words.read(words, found[-1].text if found else "")
+            count, size = number_words.read(words, found[-1].text if found else "")
         elif value is not None and value.denominator == 1 and words[1:2] == ["and"]:
-            count, value = number_words.behind_whole(words[1:], value)
+            count, size = number_words.behind_whole(words[1:], value)
             count += count > 0
         if count:
             joined = tokens[i : i + count]
             text, start = " ".join(token.text for token in joined), joined[0].start
             if found and found[-1].text in ("minus", "negative"):
-                start, value = found.pop().start, -value
-            found.append(Token(text, value, start, joined[-1].end, joined[0].joined))
+                start, size = found.pop().start, -size
+            found.append(Token(text, size, start, joined[-1].end, joined[0].joined))
             i += count
         else:
             found.append(tokens[i])
