@@ -135,9 +135,10 @@ class ControlTokens:
             known = self._twin.token_to_id(word(number))
             if known is not None and there[known] < times:
                 raise CheckpointError(
-                    f"{self._name}: reads {self.texts[number]!r}, which the template writes, as "
-                    "letters, depending on what is next to it; set this token's single_word and "
-                    "normalized to false in tokenizer.json and tokenizer_config.json"
+                    f"{self._name}: the tokenizer reads {self.texts[number]!r}, which the template "
+                    "writes, as letters, depending on what is next to it; set this token's "
+                    "single_word and normalized to false in tokenizer.json and "
+                    "tokenizer_config.json"
                 )
 
     def _encoded(
