@@ -55,8 +55,9 @@ def _as_in_file(backend: Tokenizer, content: dict[str, Any]) -> Tokenizer:
     The classes of transformers 5 take vocabulary and merges from the file, but make the other parts
     themselves, as their first model had them. The model at hand learned the ids of the file.
     """
-    parts = {part: content.get(part) for part in _READING}
-    return Tokenizer.from_str(json.dumps(json.loads(backend.to_str()) | parts))
+    made = json.loads(backend.to_str())
+    filed = made | {part: content.get(part) for part in _READING}
+    return backend if filed == made else Tokenizer.from_str(json.dumps(filed))
 
 
 _READING = ("normalizer", "pre_tokenizer", "model", "decoder")
