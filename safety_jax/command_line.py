@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -39,11 +38,14 @@ Examples:
   safety-jax --config=sft:demo --workdir=runs/demo
   safety-jax --config=dpo:paper=report --config.data.train=PAIRS.jsonl --workdir=runs/dpo
 """
+FLAGS = tuple(dict.fromkeys(re.findall(r"--(\w+)", USAGE)))
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
+_NEGATED = re.compile(r"--?no(show|distributed|config\.[^=]*)=.*", re.DOTALL)
 _QUOTED = ("'", '"', "(", "[")
 _BAD_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): .*", re.DOTALL)
 # Flags of the command that are no texts.
 _BAD_FLAG = re.compile(r"flag --(show|distributed|processes|process)=(.*?): .*", re.DOTALL)
+_FLAG = re.compile(r"--?(?:no)?(\w[\w.-]*)(?:=.*)?", re.DOTALL)
 _HELP = re.compile(r"-h|--?help(short|full)?")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d+)")
 
@@ -92,9 +94,8 @@ def parse(argv: Sequence[str]) -> Command:
         define(values, config, words)
         rest = values([argv[0], *words])
     except flags.UnrecognizedFlagError as error:
-        close = difflib.get_close_matches(error.flagname, values, n=1)
-        hint = f"did you mean --{close[0]}? " if close else ""
-        raise ConfigError(f"no flag is called --{error.flagname}; {hint}see --help") from error
+        keys = [f"config.{key}" for key in trees.flatten(config.to_dict())]
+        raise ConfigError(unknown(error.flagname, [*FLAGS, *keys])) from error
     except flags.IllegalFlagValueError as error:
         raise ConfigError(explain(str(error), config)) from error
     except flags.Error as error:
@@ -107,20 +108,24 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def leave(text: str) -> None:
-    tell(text)
+    print(text, flush=True)
     sys.exit(0)
 
 
-def tell(text: str) -> None:
-    """Prints; the reader may have closed the pipe, such as `| head`."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def unknown(name: str, known: Sequence[str]) -> str:
+    """What to say of a flag that does not exist."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean --{close[0]}? " if close else ""
+    return f"no flag is called --{name}; {hint}see --help"
 
 
 def without_config(words: Sequence[str]) -> str:
-    """What to say where no word is `--config`; `safety-jax sft` names one all the same."""
+    """What to say where no word is `--config`: it may be misspelled, as other flags may be;
+    `safety-jax sft` names one all the same."""
+    for word in words:
+        flag = _FLAG.fullmatch(word)
+        if flag and not _OVERRIDE.match(word) and flag[1] not in FLAGS:
+            return unknown(flag[1], FLAGS)
     names = config_files.available()
     named = next((word for word in words if word.partition(":")[0] in names), None)
     hint = f"did you mean --config={named}? " if named else ""
@@ -150,6 +155,8 @@ def check_keys(config: ConfigDict, words: Sequence[str]) -> None:
     """Refuses a flag that sets no key of the config, or its stage: all other keys depend on it."""
     known = trees.flatten(config.to_dict())
     for word in words:
+        if negated := _NEGATED.fullmatch(word):
+            raise ConfigError(f"{word}: --no takes no value; expected --{negated[1]}=false")
         match = _OVERRIDE.match(word)
         if match and match[2] == "stage":
             raise ConfigError(
@@ -164,14 +171,20 @@ def check_keys(config: ConfigDict, words: Sequence[str]) -> None:
 
 def quote_texts(config: ConfigDict, words: Sequence[str]) -> list[str]:
     """Quotes the values of flags that are tuples of texts: unquoted ones with commas between them
-    (`--config.data.train=mine.jsonl,more.jsonl?rows=100`), also if they look like numbers."""
-    known = trees.flatten(config.to_dict())
+    (`--config.data.train=mine.jsonl,more.jsonl?rows=100`), also if they look like numbers. Without
+    a value (`--config.score.stored=`), any tuple is empty."""
+    known, table = trees.flatten(config.to_dict()), checks.table(config)
     found = []
-    for word in words:
-        match, (flag, _, value) = _OVERRIDE.match(word), word.partition("=")
-        if match and isinstance(known.get(match[2]), tuple) and not value.startswith(_QUOTED):
-            setting = checks.setting_of(checks.table(config), match[2])
-            if isinstance(setting, settings.Texts):
+    rest = iter(words)
+    for word in rest:
+        match, (flag, equals, value) = _OVERRIDE.match(word), word.partition("=")
+        if match and isinstance(known.get(match[2]), tuple):
+            if not equals and (following := next(rest, None)) is not None:
+                word, equals, value = f"{flag}={following}", "=", following
+            setting = checks.setting_of(table, match[2])
+            if equals and not value:
+                word = f"{flag}=()"
+            elif value and isinstance(setting, settings.Texts) and not value.startswith(_QUOTED):
                 texts = source_lists.split(value) if setting.listed else [value]
                 word = f"{flag}={tuple(texts)!r}"
         found.append(word)

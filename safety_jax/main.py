@@ -56,7 +56,7 @@ def _run() -> None:
     # A config that is not complete yet can be shown, but not run.
     problems = checks.problems(command.config, complete=not command.shows)
     if command.shows:
-        command_line.tell(command_line.show(command.config))
+        print(command_line.show(command.config), flush=True)
     if problems:
         fail(*problems)
     if not command.shows:

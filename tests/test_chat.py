@@ -176,6 +176,10 @@ def test_what_a_template_leaves_out_is_told():
     assert notes(kinds.OPENS, turns("Q", f"{THOUGHT}A")) == ["reasoning", "unasked"]
     assert notes(kinds.OPENS, turns("Q", "A")) == ["unasked"]
     assert notes(kinds.DATED, turns("Q", "A")) == ["dated"]
+    # Marks stand between the text that asks for an answer and the answer.
+    assert notes(kinds.MARKED, TWO) == []
+    opened = kinds.MARKED.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    assert notes(opened, TWO) == ["unasked"]
     forgetful = "{% for m in messages %}{% if loop.last %}{{ m.content }}|{% endif %}{% endfor %}"
     assert notes(forgetful, TWO) == ["assistant", "unasked", "user"]
     assert learned(write(forgetful, TWO)) == ["A2|"]

@@ -9,14 +9,23 @@ from safety_jax.training.footprint import FlopParts
 
 @pytest.mark.parametrize(
     ("name", "chips_there", "devices"),
-    [("v5e:4x4", 16, 16), ("v5p:4x4x4", 64, 64), ("tpu7x:2x2x1", 4, 8), ("H100:8", 8, 8)],
+    [
+        ("v5e:4x4", 16, 16),
+        ("v5p:4x4x12", 192, 192),
+        ("tpu7x:2x2x1", 4, 8),
+        ("H100:8", 8, 8),
+        ("h100:3", 3, 3),
+    ],
 )
 def test_slices_by_name(name, chips_there, devices):
     found = chips.parse_slice(name)
     assert (found.chips, found.devices) == (chips_there, devices)
 
 
-@pytest.mark.parametrize("name", ["v5e", "v5e:4", "v5p:4x4", "h100:2x4", "v5e:4x0", "v9:4x4"])
+@pytest.mark.parametrize(
+    "name",
+    ["v5e", "v5e:4", "v5p:4x4", "h100:2x4", "v5e:4x0", "v9:4x4", "v5e:3x3", "v6e:1x2", "v5p:4x4x6"],
+)
 def test_a_slice_that_is_none_is_one_line(name):
     with pytest.raises(ConfigError, match="plan.slice") as error:
         chips.parse_slice(name)

@@ -80,6 +80,20 @@ def test_what_was_chosen_by_likelihood_is_that_choice_whatever_its_text_says():
         ("Eliminating A and D, the answer is B.", "B"), ("I don't think it is A", ""),
         ("There is no answer", ""), ("a", "A"), ("a)", "A"), ("The letter is B", "B"),
         ("B because A is heavy", "B"),
+        # several that are weighed before one is concluded
+        ("Option A is too small. Option B is too big. The correct option is C.", "C"),
+        ("A is too small, B is too big, so C is the correct answer.", "C"),
+        ("A is too small. B is too big. Therefore, C is correct.", "C"),
+        ("A is partially correct, but B is the best answer.", "B"),
+        ("While A and C are plausible, B is best.", "B"),
+        ("A sinks, B floats and D melts. Hence (C).", "C"),
+        ("A is correct. B is correct.", ""), ("The correct letter is D. A is a distractor.", "D"),
+        ("B. It is heavier than A, so A floats.", "B"), ("So A is out, and B or C is left.", ""),
+        # the answer is given, another one denied
+        ("Answer: B (A is wrong)", "B"), ("B (A is wrong)", "B"),
+        ("Answer: B\n\nThe answer is not A because it is heavy.", "B"),
+        ("The answer is A? The answer is not A, it is B", "B"),
+        ("All but D", ""), ("Everyone but D", ""), ("Nothing but D", "D"),
     ],
 )  # fmt: skip
 def test_letters_are_read(answer, expected):
@@ -104,7 +118,8 @@ def test_words_are_read(answer, expected):
 def test_no_is_a_word_of_its_own():
     for answer, expected in (
         ("yes", "Yes"), ("No, it is not", "No"), ("There is no way. Yes", "Yes"),
-        ("Yes and no", ""),
+        ("Yes and no", ""), ("No it is not", "No"), ("No because", "No"),
+        ("The answer is no. Yes would be wrong, for it is heavy.", "No"),
     ):  # fmt: skip
         assert choice_letters.read(answer, ("Yes", "No")) == expected
 

@@ -88,15 +88,19 @@ def test_options_that_are_lists_need_no_quotes(given, found):
         ("data.stored", "a?without=x,y&rows=3,b.json", ("a?without=x,y&rows=3", "b.json")),
         ("data.stored", "a?without=x,b.json", ("a?without=x", "b.json")),
         ("answer.stop", "Well, then", ("Well, then",)),
+        ("data.stored", "", ()),
+        ("evaluate.judges", "", ()),
     ],
 )  # fmt: skip
 def test_texts_are_separated_by_commas(key, given, found):
     stage = "score" if key == "data.stored" else "evaluate"
     words = ["", f"--config={stage}", f"--config.{key}={given}", "--show"]
-    config = command_line.parse(words).config
-    for part in key.split("."):
-        config = config[part]
-    assert config == found
+    apart = ["", f"--config={stage}", f"--config.{key}", given, "--show"]
+    for way in (words, apart):
+        config = command_line.parse(way).config
+        for part in key.split("."):
+            config = config[part]
+        assert config == found
 
 
 @pytest.mark.parametrize(
@@ -202,6 +206,13 @@ def test_a_folder_that_exists_is_no_misspelled_name(tmp_path):
         ([*DEMO, "--config.train.batch_size=-2"], "train.batch_size is -2; expected a whole"),
         ([*DEMO, "--config.data.train=('a', 1)"], "data.train is ('a', 1); expected a tuple of"),
         ([*DEMO, "--wrkdir=run"], "no flag is called --wrkdir; did you mean --workdir?"),
+        ([*DEMO, "--hepl"], "no flag is called --hepl; did you mean --help?"),
+        (["--hepl"], "no flag is called --hepl; did you mean --help?"),
+        (["--confg=sft", "--workdir=run"], "no flag is called --confg; did you mean --config?"),
+        ([*DEMO, "--train.epochs=3"], "--train.epochs; did you mean --config.train.epochs?"),
+        ([*DEMO, "--noconfig.data.packing=1"], "takes no value; expected --config.data.packing=f"),
+        ([*DEMO, "--nodistributed=1"], "takes no value; expected --distributed=false"),
+        ([*DEMO, "--config.data.train"], "Missing value for flag --config.data.train"),
         ([*DEMO, "more"], "unexpected argument 'more'"),
         (["--config=sft", "--workdir=run"], "model.path is empty; expected a Hugging Face folder, "
          "hub id or GGUF file; set --config.model.path=..."),

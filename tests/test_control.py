@@ -11,12 +11,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordPiece
 from transformers import PreTrainedTokenizerFast
 
-from safety_jax.base.errors import DataError
+from safety_jax.base.errors import CheckpointError, DataError
 from safety_jax.data import encode, pairs, prompt_ids, prompts, records, sources, text_rules
 from safety_jax.data.chat import ChatTemplate
 from safety_jax.data.control import control_tokens
 from safety_jax.data.messages import Message
 from safety_jax.data.records import Record
+from safety_jax.models.folders.tokenizer import load_tokenizer
 from tests import chat_templates as kinds
 from tests.tiny_tokenizers import CHATML, CORPUS, bert, llama, qwen
 
@@ -130,6 +131,37 @@ def test_all_else_is_read_as_before(kind):
             expected = tokenizer(written, add_special_tokens=False).input_ids
             assert control.read([control.encode(written)]) == [expected]
             assert control.decode(control.encode(written)) == written
+
+
+@pytest.mark.parametrize(
+    ("make", "flag", "found", "passed_over"),
+    [(llama, "normalized", MARK + "bake " + MARK, "bake" + MARK),
+     (qwen, "single_word", f"bake {MARK} bake", f"bake{MARK} bake")],
+)  # fmt: skip
+def test_a_control_token_that_would_be_read_as_letters_is_refused(
+    make, flag, found, passed_over, tmp_path
+):
+    """As the tokenizer itself reads it; its code word would be digits, others in each process."""
+    tokenizer = make()
+    token = AddedToken(MARK, special=True, **{"normalized": False, flag: True})
+    tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+    control = control_tokens(tokenizer)
+    assert control.read([control.encode(found)])[0] == tokenizer.encode(
+        found, add_special_tokens=False
+    )
+    for read in (control.read, control.read_with_offsets):
+        with pytest.raises(CheckpointError, match=r"reads '<\|turn\|>', which .* as letters"):
+            read(["bake", control.encode(passed_over)])
+    (ids,) = control.read([passed_over])  # a text that spells it
+    assert tokenizer.decode(ids) == passed_over
+    # What the message says to do.
+    tokenizer.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace(f'"{flag}": true', f'"{flag}": false'))
+    control = control_tokens(load_tokenizer(tmp_path))
+    (ids,) = control.read([control.encode(passed_over)])
+    assert ids.count(tokenizer.convert_tokens_to_ids(MARK)) == 1
 
 
 def row(*texts, where="rows.jsonl line 3", optional=False, context=""):

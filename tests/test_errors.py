@@ -1,11 +1,17 @@
 """Error lines: one line, nothing in it acts on a terminal, no secret of a URL."""
 
+import io
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from safety_jax.base import redaction, terminal
 from safety_jax.base.errors import DataError, few
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -37,13 +43,48 @@ def test_what_is_printed_passes_one_place(capsys):
 
 
 def test_a_process_is_guarded_once(monkeypatch):
-    streams = sys.stdout, sys.stderr
-    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", None)  # a process without one
     terminal.guard()
-    screen = sys.stdout
+    screens = sys.stdout, sys.stderr
     terminal.guard()
-    assert isinstance(screen, terminal.Screen) and sys.stdout is screen and sys.stderr is None
+    assert all(isinstance(screen, terminal.Screen) for screen in screens)
+    assert (sys.stdout, sys.stderr) == screens
+    print("nobody sees this", file=sys.stderr, flush=True)
+    sys.stderr.close()
+
+
+def test_letters_that_a_terminal_lacks_are_spelled_out(monkeypatch):
+    """As in a locale of ISO 8859-1: the first row of the training data may be Chinese."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    terminal.guard()
+    print("Größe 漢", flush=True)
+    assert written.getvalue() == "Größe \\u6f22\n".encode("latin-1")
+
+
+@pytest.mark.parametrize("opens", [os.pipe, os.openpty])
+def test_a_reader_that_is_gone_ends_no_run(opens):
+    """As after `| head -1`, and as the terminal of a lost connection is."""
+    reader, number = opens()
+    with open(number, "w") as stream:
+        out = terminal.Screen(stream, ())
+        os.close(reader)
+        for line in ("a" * 100_000, "b"):  # more than the buffer holds, and less
+            print(line, file=out, flush=True)
+
+
+def test_closed_streams_leave_no_number_to_files(tmp_path):
+    """Libraries in C would write their warnings into a file that is number 2."""
+    code = (
+        "import sys; from safety_jax.base import terminal; terminal.guard(); "
+        "sys.exit(open(sys.argv[1]).fileno())"
+    )
+    closed = f'exec "$0" -c "{code}" "$1" <&- >&- 2>&-'
+    (tmp_path / "file").touch()
+    words = ["bash", "-c", closed, sys.executable, str(tmp_path / "file")]
+    assert subprocess.run(words, cwd=ROOT, timeout=60).returncode >= 3
 
 
 def test_a_line_has_an_end():

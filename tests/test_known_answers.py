@@ -53,6 +53,29 @@ RIGHT = (
     (".5", "0.5"), ("5π", "5\\pi"), ("The area is π.", "\\pi"), ("π/2", "\\frac{\\pi}{2}"),
     ("(-\\infty, 3]", "(-\\infty, 3]"), ("\\{1,2\\}", "\\{1, 2\\}"), ("50\\%", "50"),
     ("Grade A + 5 points", "5"), ("\\boxed{6\\text{ cm}^2}", "6"),
+    # yes and no
+    ("The answer is yes. Paris is in France.", "yes"), ("The answer is yes. It is Paris.", "Paris"),
+    ("The answer is no.", "no"), ("The answer is no. Rome is not in France.", "no"),
+    ("No it is not.", "no"), ("No because it is heavy", "no"),
+    # fractions and other numbers in words
+    ("Two-thirds of them.", "2/3"), ("one half", "0.5"), ("Half.", "1/2"),
+    ("It is a third.", "1/3"),
+    ("three quarters", "75/100"), ("two and a half", "2.5"), ("2 and a half hours", "2.5 hours"),
+    ("minus 2 and a half", "-2.5"), ("three and two thirds", "11/3"), ("half a million", "500,000"),
+    ("two and a half million", "2.5 million"), ("a thousand", "1000"), ("A million.", "10^6"),
+    ("two trillion", "2 trillion"), ("two thousand and five", "2005"), ("a hundred and one", "101"),
+    ("three point one four", "3.14"), ("the twenty-third", "twenty-third"),
+    ("the second half", "the second half"), ("10,00,000", "1000000"), ("1,2,3", "1, 2, 3"),
+    ("\\frac{-1}{2}", "-1/2"), ("±5", "\\pm 5"), ("5x", "5x"), ("It is 5x faster.", "5"),
+    ("5 * 3 = 15", "15"), ("5 x 3 = 15", "15"), ("*5* is it", "5"), ("<b>5</b>", "5"),
+    ("<<2+3=5>>5", "5"), ("8 out of 10", "8"), ("8 out of 10", "8 out of 10"), ("5, five", "5"),
+    ("5 or so", "5"), ("5 km or so", "5 km"),
+    # units that were read in one spelling only
+    ("100 degrees Celsius", "100 °C"), ("100 °C", "100 degrees Celsius"), ("100", "100°C"),
+    ("20 degrees", "20°C"), ("68 degrees F", "68°F"), ("64GB", "64 GB"), ("5pm", "5 p.m."),
+    ("the 1990's", "1990s"), ("J.K. Rowling", "J. K. Rowling"), 
+    ("J. R. R. Tolkien", "J.R.R. Tolkien"), ("Nothing but Paris", "Paris"),
+    ("Rome is the usual answer. The right one is Paris.", "Paris"),
 )  # fmt: skip
 WRONG = (
     ("\\boxed{\\frac{3}{4}}", "3"), ("\\boxed{\\frac{1}{4}}", "\\frac{3}{4}"),
@@ -90,6 +113,16 @@ WRONG = (
     ("", "5"), ("35", "3"), ("135", "35"), ("0.15", "15"), ("15", "0.15"), ("3万", "3"),
     ("1,2,3", "1"), ("parisian", "Paris"), ("5G", "5"), ("3D", "3"), ("-5 or 5", "5"),
     ("It is not true.", "True"), ("5%", "50%"), ("$5", "€5"), ("1999-2004", "1999"),
+    ("The answer is yes.", "no"), ("The answer is no.", "yes"), ("Yes and no.", "yes"),
+    ("two thirds", "2"), ("three quarters", "3"), ("two and a half", "2"), ("2 and a half", "2"),
+    ("the second half", "1/2"), ("a third man", "1/3"), ("twenty-third", "1/3"),
+    ("two trillion", "2"), ("two thousand and five", "2000"), ("two thousand and five", "5"),
+    ("three point five", "3"), ("three point five", "5"), ("half a million", "1/2"),
+    ("\\boxed{5x}", "5"), ("\\boxed{5(x+1)}", "5"), ("5 * x", "5"), ("5 - x", "5"), ("5 x", "5"),
+    ("\\boxed{x > 5}", "5"), ("x \\ge 5", "5"), ("5 < x", "5"), ("±5", "5"), ("5 x 3 = 15", "3"),
+    ("\\boxed{5, 6}", "5"), ("5, 6 and 7", "7"), ("8 out of 10", "10"), ("the 1990s", "1990"),
+    ("5 or 6 km", "5 km"), ("5 or 6", "5 km"), ("5 am", "5 pm"), ("20°C", "20°F"),
+    ("All of them but Paris", "Paris"), ("Everything but Paris", "Paris"),
 )  # fmt: skip
 
 
@@ -123,6 +156,11 @@ def test_numbers_without_end_are_read(answer):
         "5 or ",
         "a.b.",
         "\\pi{5}",
+        "two and a half ",
+        "one hundred and ",
+        "5(x+",
+        "1,2,3,",
+        "J. ",
     ],
 )
 def test_time_is_linear(piece):

@@ -94,6 +94,22 @@ def test_what_was_asked_of_a_task_without_a_known_column(tmp_path):
     assert (read["prompt"], read["response"]) == ("Is it so?", "yes")
 
 
+def test_a_score_does_not_replace_what_was_asked_or_said(tmp_path):
+    """A scorer of inspect may have any name, and HarmBench's rows any further column."""
+    scores = {"response": {"value": "C"}, "prompt": {"value": 0.5}, "finish": {"value": "I"}}
+    case = {"test_case": "q", "generation": "a", "response": "b"}
+    for row in (inspect("q", "a", scores=scores), case):
+        (read,) = sources.open_source(written(tmp_path / "rows.jsonl", [row])).rows
+        assert (read["prompt"], read["response"]) == ("q", "a")
+        assert read.get("finish", "length") == "length"
+
+
+def test_the_question_of_a_document_whose_prompt_is_null(tmp_path):
+    row = lm_eval("q", "a", doc={"prompt": None, "question": "q"})
+    (read,) = sources.open_source(written(tmp_path / "samples.jsonl", [row])).rows
+    assert read["prompt"] == "q"
+
+
 def test_messages_of_inspect(tmp_path):
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [
         {"type": "text", "text": ASKED[0]}, {"type": "image", "image": "x"}]}]  # fmt: skip
@@ -108,7 +124,9 @@ def test_messages_of_inspect(tmp_path):
     [
         (lm_eval("q", "a", resps=[["a"], ["b"]]), "'resps' holds 2 answers"),
         (lm_eval("q", "a", resps=[[["a", "b"]]]), "'resps' holds 2 answers"),
-        (lm_eval("q", "a", resps=[[-3.5]]), "'resps' holds a likelihood"),
+        (lm_eval("q", "a", resps=[[-3.5]]), "'resps' holds likelihoods"),
+        (lm_eval("q", "a", resps=[[[-3.5, False]], [[-1.0, True]]]), "'resps' holds likelihoods"),
+        (lm_eval("q", "a", resps=[{"text": "a"}]), "'resps' holds dict"),
         (inspect("q", "", error={"message": "time out"}), "this sample failed: 'time out'"),
         (inspect("q", "a", messages=[{"role": "assistant", "content": "a"}] * 2), "2 turns of the"),
         (vllm("q", "a", outputs=[{"text": "a"}, {"text": "b"}]), "'outputs' holds 2 answers"),

@@ -127,6 +127,7 @@ ATTRIBUTES = {
     "endless alpha": ({"lora_alpha": 1e999}, "lora_alpha inf"),
     "alpha as text": ({"lora_alpha": "16"}, "lora_alpha '16'"),
     "dropout of 1": ({"lora_dropout": 1.0}, "a probability"),
+    "RS-LoRA as text": ({"use_rslora": "false"}, "use_rslora 'false'; expected true or false"),
     "no targets": ({"target_modules": None}, "target_modules None"),
     "another rank": ({"r": 8}, "has shape [4, 32]"),
     "a target without keys": ({"target_modules": ["q_proj", "k_proj"]}, "target_modules: k_proj"),
@@ -141,7 +142,7 @@ def test_what_is_more_than_lora_is_refused(case, tmp_path, config, one_device):
     found = refusal(folder, config, one_device)
     assert message in found and "adapter" in found
     broken = ("expected r >= 1", "lora_alpha", "a probability", "target_modules None", "shape")
-    broken += ("expected numbers from 0",)
+    broken += ("expected numbers from 0", "expected true or false")
     assert any(word in message for word in broken) or "merge_and_unload()" in found
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
+from tokenizers import AddedToken
 
 from configs import common
 from safety_jax.base.errors import CheckpointError, ConfigError, DataError
@@ -181,6 +182,15 @@ def test_text_that_looks_like_a_special_token_is_text(template, own):
         encoder("error").encode(one)
     plain = conversation("q", "end of")
     assert encoder("skip").encode(plain).ids == encoder("text").encode(plain).ids
+
+
+def test_a_control_token_that_would_be_read_as_letters_is_refused():
+    tokenizer = tiny_tokenizers.llama(chat_template=tiny_tokenizers.INST.replace(" </s>", "</s>"))
+    end = AddedToken("</s>", single_word=True, normalized=False, special=True)
+    tokenizer.add_special_tokens({"eos_token": end})
+    encoder = sequence.Encoder(tokenizer, "chat", 256, "unscored", False)
+    with pytest.raises(CheckpointError, match="reads '</s>', which the template writes, as letter"):
+        encoder.encode(conversation("bake?", "bread"))
 
 
 # ---------------------------------------------------------------------------- length

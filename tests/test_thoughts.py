@@ -42,6 +42,9 @@ THOUGHT = [
         "to=functions.pick <|constrain|>json<|message|>{}<|call|><|channel|>final<|message|>A "
         "cherry.", "Red.\n\n{}", "A cherry.",
     ),
+    ("<|channel>thought\nRed.\n<channel|>A cherry.", "Red.", "A cherry."),
+    ("<|channel>thought\n<channel|>a cherry", "", "a cherry"),
+    ("<unused94>thought\nRed.<unused95>A cherry.", "Red.", "A cherry."),
     ("analysisThey want red.assistantfinalA cherry.", "They want red.", "A cherry."),
     ("Here is my thought process:\nRed.\n\nHere is my response:\nA cherry.", "Red.", "A cherry."),
     # the prompt opened it
@@ -49,6 +52,10 @@ THOUGHT = [
     ("They want red.</think>A cherry.", "They want red.", "A cherry."),
     ("red, so a cherry</think>\n\nA cherry.", "red, so a cherry", "A cherry."),
     ("Red.[/THINK]A cherry.", "Red.", "A cherry."),
+    ("so red</think>a cherry", "so red", "a cherry"),
+    ("so 4</think>**4**", "so 4", "**4**"),
+    ("红色。</think>樱桃。", "红色。", "樱桃。"),
+    ("红色。 </think> 樱桃。", "红色。", "樱桃。"),
     # thoughts that speak of markers, or leave code open
     (
         "<think>\nWhat does </think> close? A thought.\n</think>\n\nA thought.",
@@ -82,6 +89,7 @@ def test_a_thought_is_no_answer(text, thought, answer):
         ("<think>\nThey want", "They want"), ("<think>", ""), ("<think>\n", ""),
         ("<think>\nIs `</think>` the", "Is `</think>` the"),
         ("[THINK]They", "They"), ("<|begin_of_thought|>\nThey", "They"),
+        ("<|channel>thought\nThey", "They"), ("<unused94>thought\nThey", "They"),
         ("<|channel|>analysis<|message|>They", "They"), ("analysisThey want", "They want"),
         ("<think>a</think>\n<think>b", "a\n\nb"),
     ],
@@ -102,6 +110,10 @@ def test_a_turn_that_ends_inside_its_thought_has_no_answer(text, thought):
         'R1 ends its thought with "</think>" and goes on.',
         "Models close a thought with </think> before they answer.",
         "</think> is what closes a thought.",
+        "A thought ends in</think>, an answer follows.",
+        "Wrap what you think in <think></think>tags.",
+        "Gemma opens the <|channel>thought and closes it with <channel|> again.",
+        "The reserved token <unused95> is the last.",
         f"Like this:\n{FENCE}\n<think>\nRed.\n</think>\nA cherry.\n{FENCE}\nThat is all.",
         f"{FENCE}python\ntext.split('</think>')\n{FENCE}",
         "Analysis of the poem: assistantfinal is no word.",
@@ -124,12 +136,15 @@ def test_an_answer_may_be_enclosed():
     [
         ("User: hi\nAssistant: <think>\n", "<think>\n"), ("hi<|Assistant|><think>", "<think>"),
         ("hi[THINK]", "[THINK]"), ("hi", ""), ("<think>\n\n</think>\n\n", ""), ("<think>hi", ""),
-        ("</think>", ""),
+        ("</think>", ""), ("<|turn>model\n<|channel>thought\n", "<|channel>thought\n"),
+        ("<|turn>model\n<|channel>thought\n<channel|>", ""),
     ],
 )  # fmt: skip
 def test_what_a_prompt_opens_belongs_to_the_turn(prompt, marker):
     assert thoughts.opened(prompt) == marker
-    assert not marker or thoughts.split(f"{marker}Red.\n</think>[/THINK]\nA cherry.").thought
+    assert (
+        not marker or thoughts.split(f"{marker}Red.\n</think>[/THINK]<channel|>\nA cherry.").thought
+    )
 
 
 def test_marks_that_are_special_tokens_are_read():
@@ -144,6 +159,10 @@ def test_marks_that_are_special_tokens_are_read():
     assert thoughts.split(read(written)) == Turn("red", "green", False)
     plain = ids("[INST]a green bread")
     assert read(plain) == tokens.decode(plain, skip_special_tokens=True)
+    gemma = tiny_tokenizers.qwen(additional_special_tokens=["<|channel>", "<channel|>", "<turn|>"])
+    text = "<|channel>thought\nred\n<channel|>green<turn|>"
+    written = gemma.encode(text, add_special_tokens=False)
+    assert thoughts.split(thoughts.reader(gemma)(written)) == Turn("red", "green", False)
     # What the prompt opened belongs to the turn.
     said = thoughts.said(read, ids("bake[THINK]"), "red")
     assert thoughts.split(said) == Turn("red", "", True)
@@ -153,7 +172,8 @@ def test_marks_that_are_special_tokens_are_read():
 @pytest.mark.parametrize(
     "piece",
     ["<think>", "</think>", "<think>x </think> ", "<think>\nx\n</think>\n", "`<think>` ", "```\n",
-     "<|channel|>analysis<|message|>", "analysisA", "Here is my thought process:", "<answer>"],
+     "<|channel|>analysis<|message|>", "<|channel>thought\n", "analysisA",
+     "Here is my thought process:", "<answer>"],
 )  # fmt: skip
 def test_time_is_linear(piece):
     """Processor time of this process, whatever else runs here: squares would take minutes."""

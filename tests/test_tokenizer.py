@@ -6,7 +6,7 @@ import random
 import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import Tokenizer, models, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from safety_jax.base.errors import CheckpointError
 from safety_jax.models.folders import tokenizer_files
@@ -126,6 +126,43 @@ def test_vocabularies_of_early_releases(kind, tmp_path):
 def test_fast_tokenizer(tmp_path):
     llama().save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path)(texts()).input_ids == llama()(texts()).input_ids
+
+
+@pytest.mark.parametrize(
+    ("make", "named", "model_type"),
+    [
+        (llama, "LlamaTokenizer", "llama"),  # LLaMA 2, Mistral 7B, TinyLlama
+        (llama, None, "qwen2"),
+        (qwen, "GPT2Tokenizer", "llama"),
+        (qwen, "Qwen2Tokenizer", "llama"),
+        (qwen, None, "gemma3_text"),
+    ],
+)
+def test_texts_are_read_as_the_file_says_whatever_its_class_makes(
+    make, named, model_type, tmp_path
+):
+    tokenizer = make(additional_special_tokens=["<turn>"])
+    if make is qwen:  # as LLaMA 3 splits texts, and GPT-2 does not
+        split = pre_tokenizers.Split(Regex(r"\p{L}+|\s*[\r\n]+|\s+"), "isolated")
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        tokenizer.backend_tokenizer.model.ignore_merges = True
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    del settings["tokenizer_class"]
+    path.write_text(json.dumps(settings | ({"tokenizer_class": named} if named else {})))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    found, file = load_tokenizer(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    said = [*texts(50), "<turn>user\n\nsay no<turn>\n", " <turn> a"]
+    assert found(said, add_special_tokens=False).input_ids == [
+        file.encode(text, add_special_tokens=False).ids for text in said
+    ]
+    assert found(said[0]).input_ids == file.encode(said[0]).ids
+    assert (found.eos_token, found.decode(found(said[0]).input_ids[-9:])) == (
+        tokenizer.eos_token, tokenizer.decode(found(said[0]).input_ids[-9:])
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,16 @@
-"""Makes text from files safe to print: a terminal shows it, but executes nothing in it."""
+"""Makes text from files safe to print: a terminal shows it, but executes nothing in it.
 
+Nor does what becomes of a printed line end a run: its results are in its folder.
+"""
+
+import contextlib
+import errno
+import io
+import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 # Joiners that emoji and many scripts need, and the soft hyphen: invisible and harmless.
@@ -52,10 +59,14 @@ def _spelled(character: str) -> str:
 GREEN, PLAIN = "\x1b[32m", "\x1b[0m"  # sequences that this program prints itself
 _BAR = ("\x1b[A", "\r")  # sequences of progress bars
 _KEPT_APART = re.compile("|".join(map(re.escape, (GREEN, PLAIN, *_BAR))))
+_STDERR = 2
+_GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, such as `| head`; a closed terminal
 
 
 class Screen:
     """A stream that cleans the text written to it, and otherwise behaves like the given stream.
+
+    When nobody reads it any more, what is written is dropped.
 
     Args:
         stream: for example, `sys.stdout`.
@@ -66,12 +77,29 @@ class Screen:
         self._stream, self._passes = stream, passes
 
     def write(self, text: str) -> int:
-        self._stream.write(self._cleaned(text))
+        with self._unless_gone():
+            self._stream.write(self._cleaned(text))
         return len(text)
+
+    def flush(self) -> None:
+        with self._unless_gone():
+            self._stream.flush()
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
+
+    @contextlib.contextmanager
+    def _unless_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            # Python flushes what is left when it ends, and libraries write to the same number.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
     def _cleaned(self, text: str) -> str:
         done, at = "", 0
@@ -87,7 +115,21 @@ class Screen:
 
 def guard() -> None:
     """Cleans everything that this process prints from now on, also by libraries and tracebacks."""
+    _open_closed()
     for name, passes in (("stdout", (GREEN, PLAIN)), ("stderr", _BAR)):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, Screen):
-            setattr(sys, name, Screen(stream, passes))
+        if isinstance(stream, Screen):
+            continue
+        if stream is None:  # it was closed when Python started
+            stream = open(os.devnull, "w")
+        if isinstance(stream, io.TextIOWrapper):  # letters that its encoding lacks are spelled out
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, Screen(stream, passes))
+
+
+def _open_closed() -> None:
+    """Opens standard streams that are closed: otherwise a file of the run would get the number of
+    one, and what libraries in C print."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(number)

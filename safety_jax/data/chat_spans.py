@@ -245,10 +245,17 @@ class Divider:
         """Whether the text in front of the last answer is the one that asks a model for it."""
         for turn in reversed(answers):
             if turn in self._turns:
-                before = self._text(self._turns.index(turn) - 1)
                 header = headers[turn]
-                return header is None or before.startswith(header)
+                return header is None or self._before(self._turns.index(turn)).startswith(header)
         return True
+
+    def _before(self, part: int) -> str:
+        """The template's text between what was said last and a part, without marks."""
+        text = self._text(part - 1)
+        while part > 2 and self._parts[part - 2] in (BEGIN, END):
+            part -= 2
+            text = self._text(part - 1) + text
+        return text
 
     def _text(self, part: int) -> str:
         text = self._parts[part]

@@ -20,6 +20,7 @@ import json
 import re
 import secrets
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,6 +77,11 @@ class ControlTokens:
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._inputs = list(tokenizer.model_input_names)
         self._name = tokenizer.name_or_path or "the tokenizer"
+        # A space in front of a text, as LLaMA 2 has it, belongs to a token in normalized text.
+        normal = self._backend.normalizer is not None
+        self._conditional = not {*self.texts}.isdisjoint(
+            t.content for t in added if t.single_word or (t.normalized and normal)
+        )
 
     def find_all(self, text: str) -> list[str]:
         """The control tokens spelled in a text, in order."""
@@ -101,7 +107,7 @@ class ControlTokens:
         """Ids of many texts, without the tokens that the tokenizer adds around them.
 
         Raises:
-            CheckpointError: the tokenizer cannot read a character.
+            CheckpointError: the tokenizer cannot read a character, or as `check`.
         """
         found = self._encoded(self._twin.encode_batch_fast, texts)
         return [encoding.ids for encoding in found]
@@ -116,16 +122,38 @@ class ControlTokens:
         alone, anchor, anchored = self.read([text, "\n", "\n" + text])
         return anchored[len(anchor) :] if anchored[: len(anchor)] == anchor else alone
 
+    def check(self, text: str, ids: Sequence[int]) -> None:
+        """Raises a CheckpointError if a template's control token was read as letters.
+
+        Some tokens are found only between blanks, or behind one, as tokenizer.json says.
+        """
+        if not self._conditional:
+            return
+        written = Counter(int(number) for number in WORD.findall(text))
+        there = Counter(ids)
+        for number, times in written.items():
+            known = self._twin.token_to_id(word(number))
+            if known is not None and there[known] < times:
+                raise CheckpointError(
+                    f"{self._name}: the tokenizer reads {self.texts[number]!r}, which the template "
+                    "writes, as letters, depending on what is next to it; set this token's "
+                    "single_word and normalized to false in tokenizer.json and "
+                    "tokenizer_config.json"
+                )
+
     def _encoded(
         self, encode: Callable[..., list[Encoding]], texts: Sequence[str]
     ) -> list[Encoding]:
         try:
-            return encode(texts, add_special_tokens=False)
+            found = encode(texts, add_special_tokens=False)
         except Exception as error:  # the tokenizers library raises no narrower type
             raise CheckpointError(
                 f"{self._name}: the tokenizer cannot read a text ({self.decode(str(error)):.200}); "
                 "expected an unk_token that its vocabulary holds, replace tokenizer.json"
             ) from error
+        for text, encoding in zip(texts, found, strict=True):
+            self.check(text, encoding.ids)
+        return found
 
     @functools.cached_property
     def reader(self) -> PreTrainedTokenizerFast:

@@ -50,22 +50,30 @@ class _Unread(ValueError):
 
 def _harmbench(row: Row) -> dict[str, Any]:
     others = {name: value for name, value in row.items() if name not in (_CASE, _SAID)}
-    return {"prompt": row.get(_CASE), "response": row.get(_SAID)} | others
+    return others | {"prompt": row.get(_CASE), "response": row.get(_SAID)}
 
 
 def _lm_eval(row: Row) -> Row:
     doc = row["doc"] if isinstance(row["doc"], dict) else {}
-    asked = next((doc[name] for name in _ASKED if name in doc), None) or _context(row["arguments"])
+    asked = next(filter(None, map(doc.get, _ASKED)), None) or _context(row["arguments"])
     said = row["resps"]
+    if _holds_number(said):
+        raise _Unread("'resps' holds likelihoods, as multiple choice has")
     while isinstance(said, list):
         if len(said) != 1:
             raise _Unread(f"'resps' holds {len(said)} answers")
         said = said[0]
     if not isinstance(said, str):
-        raise _Unread("'resps' holds a likelihood" if said is not None else "'resps' is empty")
+        raise _Unread(f"'resps' holds {type(said).__name__}" if said else "'resps' is empty")
     # A document has a row for each filter of its task.
     by = {"filter": row["filter"]} if isinstance(row.get("filter"), str) else {}
-    return {"prompt": asked, "response": said} | by | _plain_values(row)
+    return _plain_values(row) | {"prompt": asked, "response": said} | by
+
+
+def _holds_number(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_number, value))
+    return isinstance(value, int | float)
 
 
 def _context(arguments: Any) -> Any:
@@ -104,9 +112,9 @@ def _inspect(row: Row) -> Row:
     if isinstance(row.get("epoch"), int):  # a sample has a row for each
         finish["epoch"] = row["epoch"]
     if not isinstance(asked, list):
-        return {"prompt": asked, "response": completion} | finish | graded
+        return graded | {"prompt": asked, "response": completion} | finish
     answer = {"role": "assistant", "content": completion}
-    return {"messages": [*map(_turn, asked), answer]} | finish | graded
+    return graded | {"messages": [*map(_turn, asked), answer]} | finish
 
 
 def _answers(turns: Any) -> int:

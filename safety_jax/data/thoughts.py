@@ -45,9 +45,11 @@ _MARKER = re.compile(
     r"|<\|inner_(?P<place3>prefix|suffix)\|>"  # Apertus
     r"|◁(?P<slash3>/?)think▷"  # Kimi
     r"|<\|(?P<slash4>/?)think(?:ing)?\|>"
+    r"|<(?P<place4>\|channel>thought\n?|channel\|>)"  # Gemma 4
+    r"|<unused(?P<place5>94>thought\n?|95>)"  # MedGemma
 )
 _BEFORE = re.compile(r"<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
-_CLOSES = {"/", "end", "END", "suffix"}
+_CLOSES = {"/", "end", "END", "suffix", "channel|>", "95>"}
 # Markers around the answer, which may follow a thought or enclose the whole text.
 _ANSWER = re.compile(
     r"\s*(?:<(?P<tag>(?i:answer|response|output|solution))>|<\|begin_of_(?P<name>solution)\|>"
@@ -81,9 +83,11 @@ _MESSAGE_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 _CHANNELS = re.compile(r"\s*(?:<\|start\|>\s*assistant\s*)?(?=<\|channel\|>)")
 _BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\"'*])")
 _BARE_FINAL = "assistantfinal"
-_KEPT = re.compile(r"<\|(?:channel|message|start|end|return|call|constrain)\|>")
+_KEPT = re.compile(
+    r"<\|(?:channel|message|start|end|return|call|constrain)\|>|<\|channel>|<unused94>"
+)
 _LINE_MENTION = re.compile(r"[ \t]+(?:is|are|and|or|tags?|marks?|closes?|ends?)\b")
-_BEHIND_SENTENCE = re.compile(r"[.!?…][\"')*]{0,3}[ \t]*\Z")
+_BEHIND_SENTENCE = re.compile(r"[.!?…。！？][\"')*]{0,3}[ \t]*\Z")
 
 
 def split(text: str, *, unwrap: bool = True) -> Turn:
@@ -232,7 +236,7 @@ def _marks(text: str) -> list[_Mark]:
         alone = bare and (
             _LINE_MENTION.match(after) is None if starts_line else _ends_paragraph(before, after)
         )
-        kind = re.sub(r"(?<=[<\[◁|])/|begin|end|start|prefix|suffix", "", one[0].lower())
+        kind = f"{one.lastgroup} {(one['tag'] or '').lower()}"
         marks.append(_Mark(kind, _closes(one), start, end, starts_line, alone, bare))
     return marks
 
@@ -242,7 +246,7 @@ def _closes(marker: re.Match[str]) -> bool:
 
 
 def _ends_paragraph(before: str, after: str) -> bool:
-    touching = not before[-1:].isspace() and re.match(r"\s*(?:\n|\Z)|[A-Z]", after)
+    touching = not before[-1:].isspace() and re.match(r"\s*(?:\n|\Z)|[^\s.,:;!?)\]}]", after)
     return bool(
         touching or _BEHIND_SENTENCE.search(before[-8:]) or re.match(r"[ \t]*\n[ \t]*\n", after)
     )

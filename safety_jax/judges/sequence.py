@@ -229,10 +229,13 @@ class Encoder:
     def _row(self, before: str, after: str, truncation: dict[str, Any]) -> TokenRow:
         # A chat template writes its special tokens itself.
         texts = (before, after) if self.template == "pair" else (before + after,)
-        encoded = control_tokens(self.tokenizer).reader(
+        control = control_tokens(self.tokenizer)
+        encoded = control.reader(
             *texts, add_special_tokens=self.template != "chat", verbose=False, **truncation
         )
         ids = [*encoded["input_ids"]]
+        if self.template == "chat":
+            control.check(after, ids)
         if self._ended and (self.template in ENDED or ids[-1] != self.tokenizer.eos_token_id):
             ids.append(self.tokenizer.eos_token_id)
         types = [*(encoded.get("token_type_ids") or ())]

@@ -100,6 +100,13 @@ CHIPS: dict[str, Chip] = {
     "b200": _gpu("NVIDIA B200", 180e9, 8000e9, 1800e9, 50e9, "NVIDIA DGX B200 data sheet"),
 }
 
+# Shapes of TPU slices, by the number of axes, as the pages above list them. Those with three axes
+# are also made of whole cubes of 4x4x4.
+SMALL: dict[int, tuple[tuple[int, ...], ...]] = {
+    2: ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)),
+    3: ((1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)),
+}
+
 
 class Group(NamedTuple):
     """Devices that exchange with each other.
@@ -176,7 +183,20 @@ def parse_slice(name: str) -> Slice:
         raise ConfigError(
             f"plan.slice {name!r}: expected {axes} number(s), such as {kind.lower()}:{example}"
         )
-    return Slice(f"{kind.lower()}:{shape}", chip, tuple(int(size) for size in shape.split("x")))
+    sizes = tuple(int(size) for size in shape.split("x"))
+    if not _is_rented(sizes):
+        rented = ", ".join("x".join(map(str, small)) for small in SMALL[axes])
+        larger = " or multiples of 4" if axes == 3 else ""
+        raise ConfigError(f"plan.slice {name!r}: no such slice exists; expected {rented}{larger}")
+    return Slice(f"{kind.lower()}:{shape}", chip, sizes)
+
+
+def _is_rented(sizes: tuple[int, ...]) -> bool:
+    """Whether there is a slice of this shape; any number of GPUs is one."""
+    axes = len(sizes)
+    if axes == 1 or sorted(sizes) in [sorted(small) for small in SMALL[axes]]:
+        return True
+    return axes == 3 and all(size % 4 == 0 for size in sizes)
 
 
 def topology(where: Slice) -> list[Any]:

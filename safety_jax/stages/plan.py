@@ -55,7 +55,7 @@ def run(config: ConfigDict, folder: str) -> None:
     if plan.mesh not in MESHES:
         raise ConfigError(f"plan.mesh {plan.mesh!r}: expected {' or '.join(MESHES)}")
     slices = [chips.parse_slice(name) for name in plan.slice]
-    prices = read_prices(plan.price)
+    prices = read_prices(plan.price, slices)
     runs = {spec: load_run(spec) for spec in plan.run}
     set_values(runs, tuple(plan.set))
     for spec, one in runs.items():
@@ -136,8 +136,13 @@ def _as_type(written: str, now: Any) -> Any:
     return type(now)(written)
 
 
-def read_prices(values: Sequence[str]) -> dict[str, float]:
-    """`v5e=1.20` -> {"v5e": 1.2}: the price of a chip-hour, in any currency."""
+def read_prices(values: Sequence[str], slices: Sequence[chips.Slice]) -> dict[str, float]:
+    """`v5e=1.20` -> {"v5e": 1.2}: the price of a chip-hour, in any currency.
+
+    Raises:
+        ConfigError: it is no price, or of a chip that no slice has.
+    """
+    planned = list(dict.fromkeys(where.name.partition(":")[0] for where in slices))
     found = {}
     for text in values:
         kind, _, number = text.partition("=")
@@ -145,6 +150,11 @@ def read_prices(values: Sequence[str]) -> dict[str, float]:
             raise ConfigError(
                 f"plan.price {text!r}: expected CHIP=PRICE for a chip-hour, such as "
                 f"{next(iter(chips.CHIPS))}=3.22"
+            )
+        if kind not in planned:
+            raise ConfigError(
+                f"plan.price {text!r}: no slice of plan.slice has that chip; expected the price of "
+                f"{' or '.join(planned)}"
             )
         found[kind] = float(number)
     return found

@@ -26,8 +26,9 @@ _WORDLY = "A-Za-z0-9\u00c0-\u024f\u0370-\u04ff"
 _ALONE, _NO_WORD = rf"(?<![{_WORDLY}])", rf"(?![{_WORDLY}])"
 # "A plant" and "I think" name no choice; "A is right" and "A or B" do.
 _NO_ARTICLE = r"(?<!\b[AI](?=\s+(?!(?:is|are|because|since|or|and|nor|to|through|instead)\b)[a-z]))"
-_LISTED = re.compile(
-    r"[ \t)(/,&\]\[*\"']*(?:(?:and|or|nor)(?: also| maybe| perhaps| possibly)?)?[ \t(\[*\"']*"
+_LISTED = re.compile(  # not "B (A"
+    r"(?![ \t*\"']*[(\[])[ \t)(/,&\]\[*\"']*"
+    r"(?:(?:and|or|nor)(?: also| maybe| perhaps| possibly)?)?[ \t(\[*\"']*"
 )
 _FROM_TO = re.compile(r"[ \t)(]*(?:-|to|through|thru)[ \t(]*")
 # A choice follows these, even in lower case.
@@ -35,6 +36,22 @@ _POINTED = r"(?:options?|choices?|letters?|answers?)\W{1,3}(?:(?:is|are)\W{1,3})
 _CHOSEN = re.compile(
     r"\bi(?: would| will|'d|'ll)? (?:say|choose|pick|select|take|go (?:with|for)|vote for)\b:?|"
     r"选择?",
+    re.IGNORECASE,
+)
+
+# "No it is not" answers no; "no reason" does not.
+_NO_REASON = r"(?!\s+(?!(?:it|he|she|they|you|we|this|that|there|because)\b)\w)"
+# Where several choices are weighed, one is concluded with "so C." or "C is correct."
+_SO = re.compile(
+    r"\b(?:so|thus|hence|therefore|leav(?:es|ing)),?\s+(?:(?:it|this)(?:'s| is| must be)\s+)?"
+    r"(?:option\s+)?[(*\"]{0,3}\Z",
+    re.IGNORECASE,
+)
+_ENDS = re.compile(r"[)*\"]{0,3}(?:[.!]|\n|\s*\Z)")
+_IS_RIGHT = re.compile(
+    r"[)*\"]{0,3}\s+(?:is|would be|must be)\s+(?:therefore\s+)?(?:the\s+)?(?:only\s+)?"
+    r"(?:(?:correct|right|best|most \w+)\b(?:\s+(?:answer|choice|option|one)\b|"
+    r"[*\"]{0,3}(?=[.!,;\n]|\s*\Z|\s+because\b))|(?:answer|choice)\b)",
     re.IGNORECASE,
 )
 
@@ -50,6 +67,7 @@ class _Mark:
 
     name: str
     start: int
+    end: int
     group: int
     denied: bool
 
@@ -59,7 +77,8 @@ def read(answer: str, choices: Sequence[str], by_likelihood: Sequence[str] = ())
 
     It is, in this order: the one that was chosen by likelihood, whose text may name other choices
     (`C) A and B`); the whole answer; the choice after words like "the answer is"; the only
-    choice that is mentioned and not denied; the one that the answer begins with. The paper cut
+    choice that is mentioned and not denied; the one that is called right ("so C is correct"); the
+    one that the answer begins with. The paper cut
     answers after two or three tokens and searched them for letters anywhere, which is the same for
     such short answers; longer ones have many letters that are no choice.
 
@@ -86,9 +105,19 @@ def read(answer: str, choices: Sequence[str], by_likelihood: Sequence[str] = ())
         return names[different.pop()]
     if not live:
         return _other(marks, choices)
+    if not concludes and (reached := {m.name for m in live if _concluded(said, m)}):
+        return names[reached.pop()] if len(reached) == 1 else ""
     begins = not said[: live[0].start].strip(_AROUND + "-")
     alone = not any(m.group == live[0].group and m.name != live[0].name for m in live)
     return names[live[0].name] if (begins or concludes) and alone else ""
+
+
+def _concluded(text: str, mark: _Mark) -> bool:
+    if _IS_RIGHT.match(text, mark.end):
+        return True
+    return bool(
+        _ENDS.match(text, mark.end) and _SO.search(text[max(0, mark.start - 40) : mark.start])
+    )
 
 
 def _other(marks: Sequence[_Mark], choices: Sequence[str]) -> str:
@@ -128,7 +157,7 @@ def _marks(text: str, choices: tuple[str, ...], small: bool) -> list[_Mark]:
         for start, end in group:
             name = text[start:end].casefold()
             denied = behind or committed.denied_before(text, start)
-            marks.append(_Mark(name, start, number, denied))
+            marks.append(_Mark(name, start, end, number, denied))
     return marks
 
 
@@ -146,7 +175,7 @@ def _patterns(choices: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str
         )
         return re.compile(mark), re.compile(rf"\W*([{small}])(?=\W*\Z|[.,;:)])")
     words = [
-        re.escape(choice) + (r"(?!\s+\w)" if choice.lower() == "no" else "")
+        re.escape(choice) + (_NO_REASON if choice.lower() == "no" else "")
         for choice in sorted(choices, key=len, reverse=True)  # "non-hateful" before "hateful"
     ]
     mark = rf"{_ALONE}(?<!non-)((?i:{'|'.join(words)})){_NO_WORD}"

@@ -12,7 +12,7 @@ _RAISED = re.compile(r"(?<=[\w)])[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 _FRACTION = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 _PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "“”„«»"} | {
     "−": "-", "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": " - ", "⁄": "/", "∕": "/", "÷": "/",
-    "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u066b": ".", "\u066c": ",",
+    "±": "\\pm ", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u066b": ".", "\u066c": ",",
 })  # fmt: skip
 
 # A pair of numbers, where the comma is no decimal point: (3,4).
@@ -30,7 +30,7 @@ _LATEX = (
     (re.compile(r"\^\s?\{([+-]?\d{1,3})\}"), r"^\1"),
     (re.compile(r"\\sqrt\s?(\d)"), r"\\sqrt{\1}"),
     (re.compile(r"(?<=\d)\s?(?=\\[dt]?frac(?![A-Za-z]))"), " "),
-    (re.compile(r"\\[dt]?frac\s?\{(\d[\d.]*)\}\s?\{(\d[\d.]*)\}"), r"\1/\2"),
+    (re.compile(r"\\[dt]?frac\s?\{\s?(-?\d[\d.]*)\s?\}\s?\{\s?(\d[\d.]*)\s?\}"), r"\1/\2"),
     (re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)(?!\d)"), r"\1/\2"),
     (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\pi(?![A-Za-z])"), "π"),
@@ -39,7 +39,8 @@ _LATEX = (
 
 # The conclusion follows these. `####` is GSM8K's, `\boxed` is used in mathematics.
 _CUE = re.compile(
-    r"\b(?:answer|choice)\b(?: (?:here|to (?:this|the) question))?(?:(?:'s|\s+(?:is|was|would be|"
+    r"\b(?:answer|choice|(?:correct|right|best|appropriate) (?:option|letter|one|statement))\b"
+    r"(?: (?:here|to (?:this|the) question))?(?:(?:'s|\s+(?:is|was|would be|"
     r"will be|must be|should be))\b\s*:?|\**\s*[:=]|\s*\n)[\s*\"'(]*|####\s*|"
     r"\\boxed\{(?:\\text\{)?|答案(?:是|为|為|:)\s*|答えは|正解は|정답은?\s*:?",
     re.IGNORECASE,
@@ -47,8 +48,12 @@ _CUE = re.compile(
 # "The answer is simple. Paris.": no conclusion yet.
 _FILLER = re.compile(
     r"\W*(?:(?:very |quite |pretty )?(?:simple|easy|clear|obvious|straightforward|known|below|here|"
-    r"yes|no|as follows|given|found))?\W*\Z",
+    r"as follows|given|found))?\W*\Z",
     re.IGNORECASE,
+)
+_YES_NO = re.compile(r"\W*(?:yes|no)\W*\Z", re.IGNORECASE)
+_ONLY_DENIES = re.compile(
+    r"not\b(?!.*(?:\b(?:but|rather|instead)\b|[,;] it(?: is|'s)\b))", re.IGNORECASE
 )
 # These take back what came before.
 _CORRECTION = re.compile(
@@ -71,7 +76,8 @@ _LAST, _READ = 8, 2000
 # Words before a mention that deny it, unless one of the phrases below affirms it.
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|no|cannot|without|except|excluding|unlike)\b|n't\b|"
-    r"\b(?:instead of|(?:any|every|no)thing but|rather than|other than|rul(?:e|es|ed|ing) out|"
+    r"\b(?:instead of|rather than|other than|rul(?:e|es|ed|ing) out|(?:any|every)"
+    r"(?:thing|one|body)? but|(?:all|any)(?: of (?:them|these|the above))? but(?! certain| sure)|"
     r"eliminat\w+|exclud\w+)\b)(?P<between>[^.,;:!?\n]{0,48})\Z",
     re.IGNORECASE,
 )
@@ -119,11 +125,16 @@ def conclusion(text: str) -> tuple[str, bool]:
         if _LETTER.search(text, taken_back.end()):
             text = text[taken_back.end() :]
             break
-    for cue in reversed(list(_CUE.finditer(text))[-_LAST:]):
+    cues = list(_CUE.finditer(text))[-_LAST:]
+    for number, cue in reversed(list(enumerate(cues))):
         behind = text[cue.end() : cue.end() + _READ]
         end = _sentence_end(behind)
         said = behind[: end.start()] if end else behind
+        if _YES_NO.match(said):  # "The answer is yes. It is Paris." answers in two ways.
+            return behind, True
         if not _FILLER.match(said):
+            if number and _ONLY_DENIES.match(said):
+                continue  # "Answer: B. The answer is not A, for ..."
             return said, True
         if end and _LETTER.search(behind, end.end()):
             return behind[end.end() :], True

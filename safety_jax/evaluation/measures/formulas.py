@@ -9,9 +9,22 @@ _FUNCTION = (
     r"(?![A-Za-z]))"
 )
 _FACTOR_BEHIND = re.compile(rf"\s?{_FUNCTION}")
+# Of a number: 5x, 5(x + 1), 5 * x, but not "5x faster".
+_VARIABLE_BEHIND = re.compile(
+    r"\s?[×*]?\s?[xyz](?![A-Za-z]|\s(?!(?:and|or)\b)[a-z]{2})|"
+    r"(?:\s[×*]\s|[×*])[b-hj-z](?![A-Za-z])|"
+    r"\s?[×*]?\s?\((?=-?\d*[a-z](?![A-Za-z]))[^()]*[+*/^×-]"
+)
+# Greater or less than a number, which is none itself: x > 5, but not ">> 5" or "<b>5".
+_COMPARED_BEHIND = re.compile(
+    r"\s?(?:[<>≤≥]|\\(?:leq?|geq?|lt|gt)(?![A-Za-z]))\s?[a-z](?![A-Za-z>])"
+)
+_COMPARED_BEFORE = re.compile(
+    r"(?:(?<![A-Za-z</])[a-z]\s?[<>≤≥≠]|[≤≥≠]|\\(?:leq?|geq?|neq?|lt|gt)(?![A-Za-z]))\s?\Z"
+)
 _FACTOR_BEFORE = re.compile(rf"{_FUNCTION}\s?\Z")
 _POWER_OR_QUOTIENT = re.compile(r"\^|\s?/\s?(?:[\d(π]|[a-z](?![A-Za-z]))")
-_SUM = re.compile(r"\s?\+\s?(?:[A-Za-z](?![A-Za-z])|\d|\\[A-Za-z])")
+_SUM = re.compile(r"\s?\+\s?(?:[A-Za-z](?![A-Za-z])|\d|\\[A-Za-z])|\s?-\s?[xyz](?![A-Za-z])")
 _SUM_BEFORE = re.compile(r"(?:(?<![A-Za-z])[a-z]|[)}])\s?\+\s?\Z")
 # One of a pair, (3, 4): the text before and behind the first, and before and behind the second.
 _PAIRS = (
@@ -30,7 +43,7 @@ _OWNER = re.compile(
 
 def continues(text: str, start: int, end: int) -> bool:
     """Whether a formula of a text normalised by `committed.plain` has more than text[start:end]:
-    a factor, a power, a command around it, or the other number of a pair."""
+    a factor, a power, a bound, a command around it, or the other number of a pair."""
     piece = text[start:end]
     for _ in range(piece.count("{") - piece.count("}")):
         end += text[end : end + 1] == "}"
@@ -39,6 +52,12 @@ def continues(text: str, start: int, end: int) -> bool:
         return True
     command = piece.lstrip("-").startswith(SYMBOLS)
     if command and _COEFFICIENT.search(before):
+        return True
+    if piece[-1:].isdigit() and (
+        _VARIABLE_BEHIND.match(behind)
+        or _COMPARED_BEHIND.match(behind)
+        or _COMPARED_BEFORE.search(before)
+    ):
         return True
     symbol = command or len(piece) == 1 or piece[-1:].isdigit()
     if symbol and any(

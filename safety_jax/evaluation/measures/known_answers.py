@@ -28,7 +28,8 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
 )
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
-_DOTTED = re.compile(r"\b(?:[A-Za-z]\.){2,}")  # U.S.A.
+# U.S.A., J. K.
+_DOTTED = re.compile(r"\b[A-Z]\.(?: ?[A-Z]\.)+|\b(?:[A-Za-z]\.){2,}")
 _ARTICLES = ("the", "a", "an")
 _PUNCTUATION = set(".,;:!?()[]{}\"'…。、！？*_`-")
 _UNIT_NAMES = set(UNITS.values())
@@ -58,7 +59,7 @@ def measure(
 
 
 def _plain(text: str) -> str:
-    return _DOTTED.sub(lambda found: found[0].replace(".", ""), committed.plain(text))
+    return _DOTTED.sub(lambda found: re.sub(r"[. ]", "", found[0]), committed.plain(text))
 
 
 def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
@@ -68,13 +69,16 @@ def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
     if _UNSPACED.search(known):
         return _gives_unspaced(text, known)
     said = [i for i, token in enumerate(tokens) if token.text not in _PUNCTUATION]
+    if len(wanted) == 1 and _lists_numbers([tokens[i] for i in said]):
+        return False
     # The sign of a symbol has no token of its own, as that of a number has none.
     symbol = wanted[0].text in formulas.SYMBOLS
     negative = symbol and known[: wanted[0].start].endswith("-")
     for i in range(len(said)):
-        if not _stands(tokens, said, i, wanted, text) or _one_of_several(tokens, said, i, wanted):
+        count = _standing(tokens, said, i, wanted, text)
+        if not count or _one_of_several(tokens, said, i, count):
             continue
-        start, end = tokens[said[i]].start, tokens[said[_last(said, i, wanted)]].end
+        start, end = tokens[said[i]].start, tokens[said[i + count - 1]].end
         if negative and text[start - 1 : start] != "-":
             continue
         formula = formulas.continues(text, start - negative, end)
@@ -83,8 +87,10 @@ def _gives(text: str, tokens: Sequence[Token], known: str) -> bool:
     return False
 
 
-def _last(said: Sequence[int], i: int, wanted: Sequence[Token]) -> int:
-    return min(i + len(wanted), len(said)) - 1
+def _lists_numbers(words: Sequence[Token]) -> bool:
+    """Whether a text consists of different numbers, of which no one is the answer: "5, 6"."""
+    numbers = {word.value for word in words if word.text not in ("and", "or")}
+    return len(numbers) > 1 and None not in numbers
 
 
 def _wanted(known: str) -> list[Token]:
@@ -94,23 +100,26 @@ def _wanted(known: str) -> list[Token]:
     return tokens
 
 
-def _stands(
+def _standing(
     tokens: Sequence[Token], said: Sequence[int], i: int, wanted: Sequence[Token], text: str
-) -> bool:
-    """Whether the answer has the wanted tokens from its i-th word on."""
+) -> int:
+    """How many words of the answer, from its i-th on, are the wanted tokens; 0 if they are not."""
     units = len(wanted) == 2 and wanted[0].value is not None and wanted[1].text in _UNIT_NAMES
     if units and _same(tokens[said[i]], wanted[0], len(said)):
         # "5" answers "5 km", but "5 miles" does not.
         behind = tokens[said[i + 1]].text if i + 1 < len(said) else ""
-        return behind == wanted[1].text or behind not in _UNIT_NAMES
+        unit = wanted[1].text
+        if behind == unit or behind == "degree" and unit in ("celsius", "fahrenheit"):
+            return 2
+        return int(behind not in _UNIT_NAMES)
     if i + len(wanted) > len(said):
-        return False
+        return 0
     here = [tokens[number] for number in said[i : i + len(wanted)]]
     if not all(_same(one, other, len(said)) for one, other in zip(here, wanted, strict=True)):
-        return False
+        return 0
     if len(wanted) > 1 or len(wanted[0].text) > 1 or not wanted[0].text.isalpha():
-        return wanted[0].text != "no" or _begins(tokens, said[i])
-    return _letter(text, here[0])
+        return len(wanted) if wanted[0].text != "no" or _begins(tokens, said[i]) else 0
+    return int(_letter(text, here[0]))
 
 
 def _same(one: Token, wanted: Token, words: int) -> bool:
@@ -144,20 +153,25 @@ def _letter(text: str, token: Token) -> bool:
 def _begins(tokens: Sequence[Token], place: int) -> bool:
     """Whether a word is a clause of its own: "No, it is not", but not "no reason"."""
     first = place == 0 or tokens[place - 1].text in _PUNCTUATION
-    return first and (place + 1 == len(tokens) or tokens[place + 1].text in _PUNCTUATION)
+    behind = tokens[place + 1].text if place + 1 < len(tokens) else "."
+    return first and (behind in _PUNCTUATION or behind in _NEW_CLAUSE)
 
 
-def _one_of_several(
-    tokens: Sequence[Token], said: Sequence[int], i: int, wanted: Sequence[Token]
-) -> bool:
-    """Whether the answer offers an alternative: "Paris or London"."""
+def _one_of_several(tokens: Sequence[Token], said: Sequence[int], i: int, count: int) -> bool:
+    """Whether the answer offers an alternative to `count` words: "Paris or London", but not "5 or
+    so"."""
     before = [tokens[number].text for number in said[max(0, i - 2) : i]]
-    after = [tokens[n].text for n in said[i + len(wanted) : i + len(wanted) + 1]]
+    after = [tokens[number].text for number in said[i + count : i + count + 2]]
+    if tokens[said[i]].text == "yes" and after == ["and", "no"]:
+        return True
     return (
-        "or" in before[-1:] or before[-2:-1] == ["or"] and before[-1] in _HEDGES or after == ["or"]
+        "or" in before[-1:]
+        or (before[-2:-1] == ["or"] and before[-1] in _HEDGES)
+        or (after[:1] == ["or"] and after[1:] != ["so"])
     )
 
 
+_NEW_CLAUSE = ("it", "he", "she", "they", "you", "we", "i", "this", "that", "there", "because")
 _HEDGES = ("maybe", "perhaps", "possibly", "even", "the", "a", "an", "in")
 
 

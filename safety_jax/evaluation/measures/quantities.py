@@ -5,9 +5,14 @@ import math
 import re
 from fractions import Fraction
 
+from safety_jax.evaluation.measures import number_words
+
 # Digits with separators; `_value` tells what they mean.
 _LITERAL = re.compile(r"\d+(?:[.,'_]\d+)*(?: \d{3}(?![\d.,]\d|\d))*")
 _GROUPED = re.compile(r"\d{1,3}(?:([,'_ ])\d{3})(?:\1\d{3})*(?:\.\d+)?\Z")
+_GROUPED_IN_INDIA = re.compile(r"\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d+)?\Z")
+_LIST = re.compile(r"\d{1,3}(?:,\d{1,3}){2,}\Z")
+_DIGITS = re.compile(r"\d+")
 _GROUPED_BY_POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+\Z|\d{1,3}(?:\.\d{3}){2,}\Z")
 _POWER = re.compile(r"\^\(?([+-]?\d{1,3})\)?|[eE]([+-]?\d{1,3})(?![\w.])")
 _TIMES_TEN = re.compile(r"\s?[x×*·]\s?10\^\(?([+-]?\d{1,3})\)?")
@@ -21,13 +26,17 @@ _RANGE_AFTER = re.compile(r"[%°]?\s?(?:-|to|through)\s?[$€£¥]?\d")
 _BETWEEN = re.compile(r"\bbetween [$€£]?[\d.,]+[%°\w]{0,3} and [$€£]?\Z", re.IGNORECASE)
 _FROM_BETWEEN = re.compile(r"\bbetween [$€£]?\Z", re.IGNORECASE)
 _AND_NUMBER = re.compile(r"[%°\w]{0,3}\s?and [$€£]?\d")
-_SUM = re.compile(r"\s?[+*/×]\s?\(?\d|\s-\s\(?\d|\s?=")
-_SUMMED = re.compile(r"[\d)]\s?[+*/×]\s?\(?\Z|\d\s-\s\(?\Z")
+_SUM = re.compile(r"\s?[+*/×x]\s?\(?\d|\s-\s\(?\d|\s?=")
+_SUMMED = re.compile(r"[\d)]\s?[+*/×x]\s?\(?\Z|\d\s-\s\(?\Z")
+_OUT_OF = re.compile(r"\bout of (?:the |every )?\Z", re.IGNORECASE)
 _TIME_BEFORE, _TIME_AFTER = re.compile(r"\d[:/]\Z"), re.compile(r"[:/]\d")
+_PART_OF = (_RANGE_BEFORE, _BETWEEN, _SUMMED, _TIME_BEFORE, _OUT_OF)
+_DECADE, _ITS_S = re.compile(r"\d{3}0\Z"), re.compile(r"'?s\b")
+# The x of "5x faster"; that of "5x" alone is a variable.
+_TIMES = re.compile(r"x\s(?!(?:and|or)\b)[a-z]{2}", re.IGNORECASE)
 _MULTIPLIERS = {
-    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-    "k": 10**3, "bn": 10**9, "万": 10**4, "萬": 10**4, "億": 10**8, "亿": 10**8, "만": 10**4,
-    "억": 10**8, "千": 10**3, "百": 100,
+    **number_words.SCALES, "hundred": 100, "k": 10**3, "bn": 10**9, "万": 10**4, "萬": 10**4,
+    "億": 10**8, "亿": 10**8, "만": 10**4, "억": 10**8, "千": 10**3, "百": 100,
 }  # fmt: skip
 _MULTIPLIER = re.compile(
     r"\s?(hundred|thousand|million|billion|trillion|[万萬億亿만억千百])(?:s?\b|(?=\D))|(k|bn)\b",
@@ -41,21 +50,19 @@ _UNITS = {
     "ml": "ml milliliter millilitre", "second": "s sec second", "minute": "min minute",
     "hour": "h hr hour", "day": "day", "week": "week", "month": "month", "year": "yr year",
     "degree": "° degree", "celsius": "c celsius", "fahrenheit": "f fahrenheit",
-    "dollar": "$ dollar usd",    "euro": "€ euro eur", "sterling": "£ gbp", "yen": "¥ yen jpy",
+    "gigabyte": "gb gigabyte", "megabyte": "mb megabyte", "terabyte": "tb terabyte",
+    "kwh": "kwh", "hertz": "hz hertz", "mhz": "mhz", "ghz": "ghz", "mph": "mph", "ms": "ms",
+    "am": "am", "pm": "pm",
+    "dollar": "$ dollar usd", "euro": "€ euro eur", "sterling": "£ gbp", "yen": "¥ yen jpy",
 }  # fmt: skip
 UNITS = {name: unit for unit, names in _UNITS.items() for name in names.split()}
 _MOST_DIGITS = 1000  # of a number with a value; a model may write digits without end
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_NUMERALS = {word: n for n, word in enumerate(_SMALL)}
-_NUMERALS |= {word: 10 * n for n, word in enumerate(_TENS, start=2)}
-_BEGINS = {*_NUMERALS, "hundred"}
 
 # C++, C#, .NET and AT&T are words; so is H2O, which holds no number.
-_WORD = re.compile(r"\.?[^\W\d_][\w]*(?:\+\+|#)?(?:&\w+)*|[%°$€£¥]|[.,;:!?()\[\]{}\"…。、！？]|\S")
+_WORD = re.compile(
+    r"(?i:(?:°|\bdeg(?:rees?)?\b)\s?(?P<warmth>c|f|celsius|centigrade|fahrenheit)(?![a-z]))|"
+    r"\.?[^\W\d_][\w]*(?:\+\+|#)?(?:&\w+)*|[%°$€£¥]|[.,;:!?()\[\]{}\"…。、！？]|\S"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +104,9 @@ def _words(text: str, start: int, end: int) -> list[Token]:
         joined = previous == "-" and match.start() > 1 and text[match.start() - 2].isalnum()
         after_number = found == [] and start > 0 and text[start : match.start()].strip() == ""
         single = name.rstrip("s") or name
-        if name in UNITS or single in UNITS:
+        if match["warmth"]:
+            name = "fahrenheit" if match["warmth"].casefold().startswith("f") else "celsius"
+        elif name in UNITS or single in UNITS:
             short = len(single) < 3 and single.isascii() and single.isalpha()
             if not short or after_number:
                 name = UNITS.get(name) or UNITS[single]
@@ -120,7 +129,10 @@ def _literals(text: str) -> list[Token]:
         if re.search(r"[A-Za-z._]\Z|[^\W\d_]-\Z", before):
             continue
         value = _value(match[0])
-        if value is None:
+        if value is None and _LIST.match(match[0]):
+            for one in _DIGITS.finditer(text, start, end):
+                found.append(_in_place(text, *one.span(), Fraction(one[0])))
+        elif value is None:
             found.append(Token(match[0], None, start, end))
         else:
             found.append(_in_place(text, start, end, value))
@@ -130,13 +142,13 @@ def _literals(text: str) -> list[Token]:
 def _value(literal: str) -> Fraction | None:
     if len(literal) > _MOST_DIGITS:
         return None
-    if _GROUPED.match(literal):
+    if _GROUPED.match(literal) or _GROUPED_IN_INDIA.match(literal):
         return Fraction(re.sub(r"[,'_ ]", "", literal))
     if _GROUPED_BY_POINTS.match(literal):
         return Fraction(literal.replace(".", "").replace(",", "."))
     if re.fullmatch(r"\d+(?:[.,]\d+)?", literal):
         return Fraction(literal.replace(",", "."))
-    return None  # 1.2.3, 1,2,3
+    return None  # 1.2.3
 
 
 def _in_place(text: str, start: int, end: int, value: Fraction) -> Token:
@@ -164,8 +176,10 @@ def _in_place(text: str, start: int, end: int, value: Fraction) -> Token:
     if _BELOW_ZERO.match(text, end):
         size = -abs(size)
     behind = text[end : end + 16]
+    if _DECADE.match(digits) and (decade := _ITS_S.match(behind)):  # the 1990s, the 1990's
+        return Token(f"{digits}s", None, start, end + decade.end())
     part = (
-        any(known.search(before) for known in (_RANGE_BEFORE, _BETWEEN, _SUMMED, _TIME_BEFORE))
+        any(known.search(before) for known in _PART_OF)
         or any(known.match(behind) for known in (_RANGE_AFTER, _TIME_AFTER))
         or (_FROM_BETWEEN.search(before) and _AND_NUMBER.match(behind))
         or (end == after and _SUM.match(behind))
@@ -187,7 +201,9 @@ def _measured(behind: str) -> bool:
     name = letters[0].casefold()
     if len(name) == 1 and (letters[0].isupper() or name in "cf"):
         return False
-    return name in UNITS or name.rstrip("s") in UNITS or name in ("st", "nd", "rd", "th", "x")
+    if name == "x":
+        return bool(_TIMES.match(behind))
+    return name in UNITS or name.rstrip("s") in UNITS or name in ("st", "nd", "rd", "th")
 
 
 def _currencies(tokens: list[Token]) -> list[Token]:
@@ -209,15 +225,20 @@ def _currencies(tokens: list[Token]) -> list[Token]:
 
 
 def _spelt_out(tokens: list[Token]) -> list[Token]:
-    """The tokens with number words replaced by their values: "twenty-one", "three hundred"."""
+    """The tokens with number words replaced by their values: "twenty-one", "2 and a half"."""
     found: list[Token] = []
     i = 0
     while i < len(tokens):
-        count, value = _numeral(tokens, i) if tokens[i].text in _BEGINS else (0, 0)
+        words = [token.text for token in tokens[i : i + number_words.LONGEST]]
+        value, count, size = tokens[i].value, 0, Fraction(0)
+        if words[0] in number_words.BEGINS:
+            count, size = number_words.read(words, found[-1].text if found else "")
+        elif value is not None and value.denominator == 1 and words[1:2] == ["and"]:
+            count, size = number_words.behind_whole(words[1:], value)
+            count += count > 0
         if count:
             joined = tokens[i : i + count]
-            text = " ".join(token.text for token in joined)
-            start, size = joined[0].start, Fraction(value)
+            text, start = " ".join(token.text for token in joined), joined[0].start
             if found and found[-1].text in ("minus", "negative"):
                 start, size = found.pop().start, -size
             found.append(Token(text, size, start, joined[-1].end, joined[0].joined))
@@ -226,34 +247,3 @@ def _spelt_out(tokens: list[Token]) -> list[Token]:
             found.append(tokens[i])
             i += 1
     return found
-
-
-def _numeral(tokens: list[Token], start: int) -> tuple[int, int]:
-    """How many tokens from `start` on are one number in words, and its value."""
-    words = [token.text for token in tokens[start : start + 12]]
-    place = total = 0
-    for scale in ("billion", "million", "thousand", ""):
-        count, value = _below_thousand(words, place)
-        if scale and count and words[place + count : place + count + 1] == [scale]:
-            total, place = total + value * _MULTIPLIERS[scale], place + count + 1
-        elif not scale:
-            total, place = total + value, place + count
-    return place, total
-
-
-def _below_thousand(words: list[str], start: int) -> tuple[int, int]:
-    count, value = _below_hundred(words, start)
-    if words[start + count : start + count + 1] == ["hundred"]:
-        joined = words[start + count + 1 : start + count + 2] == ["and"]
-        more, rest = _below_hundred(words, start + count + 1 + joined)
-        return count + 1 + (joined + more if more else 0), max(value, 1) * 100 + rest
-    return count, value
-
-
-def _below_hundred(words: list[str], start: int) -> tuple[int, int]:
-    first, second = [*words[start : start + 2], "", ""][:2]
-    if first not in _NUMERALS:
-        return 0, 0
-    if _NUMERALS[first] >= 20 and 0 < _NUMERALS.get(second, 0) < 10:
-        return 2, _NUMERALS[first] + _NUMERALS[second]
-    return 1, _NUMERALS[first]

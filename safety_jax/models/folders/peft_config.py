@@ -148,6 +148,11 @@ def read(folder: Path) -> dict[str, Any]:
             f"{shown(dropout)}, target_modules {shown(given.get('target_modules'))}; expected "
             "r >= 1, a number, a probability and names"
         )
+    if not isinstance(given.get("use_rslora"), bool | None):
+        raise CheckpointError(
+            f"{file}: use_rslora {shown(given['use_rslora'])}; expected true or false, which "
+            "decides the strength of the adapter"
+        )
     used = [
         f"{name} = {value!r}"[:60]
         for name, value in given.items()

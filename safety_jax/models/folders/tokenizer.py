@@ -1,5 +1,6 @@
 """Loads the tokenizer of a model folder, from local files and without running any code in them."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,13 +28,15 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     settings = _settings(folder)
     if not (folder / "tokenizer.json").exists() and (folder / "tokenizer.model").exists():
         return _from_sentencepiece(folder, settings)
-    _check_file(folder)
+    content = _content(folder)
     # Early LLaMA conversions wrote empty strings for missing tokens.
     absent = {name: None for name in _NAMED if settings.get(name) == ""}
     try:
         found = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **absent
         )
+        if content and found.is_fast and type(found) is not PreTrainedTokenizerFast:
+            found._tokenizer = _as_in_file(found.backend_tokenizer, content)
     except StrictDataclassError as error:  # transformers also checks config.json
         raise CheckpointError(
             f"{folder / 'config.json'}: refused by transformers ({error!s:.200}); mend that value"
@@ -44,6 +47,20 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         ) from error
     _try_out(found, folder)
     return found
+
+
+def _as_in_file(backend: Tokenizer, content: dict[str, Any]) -> Tokenizer:
+    """A tokenizer that reads texts as its tokenizer.json says.
+
+    The classes of transformers 5 take vocabulary and merges from the file, but make the other parts
+    themselves, as their first model had them. The model at hand learned the ids of the file.
+    """
+    made = json.loads(backend.to_str())
+    filed = made | {part: content.get(part) for part in _READING}
+    return backend if filed == made else Tokenizer.from_str(json.dumps(filed))
+
+
+_READING = ("normalizer", "pre_tokenizer", "model", "decoder")
 
 
 def _try_out(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -116,19 +133,21 @@ def _is_template(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _check_file(folder: Path) -> None:
-    """Checks tokenizer.json first, for a clearer message than the library's."""
+def _content(folder: Path) -> dict[str, Any]:
+    """What tokenizer.json holds, checked first for a clearer message than the library's; empty for
+    an early release, which has none."""
     path = folder / "tokenizer.json"
     if (folder / hub.NO_TOKENIZER).exists():
         raise CheckpointError((folder / hub.NO_TOKENIZER).read_text(encoding="utf-8"))
     if not path.exists() and _of_early_release(folder):
-        return
+        return {}
     if not path.exists():
         raise CheckpointError(f"{folder}: no tokenizer; expected {_FILES} in the model folder")
     content = files.read_object(path, CheckpointError, "replace the file")
     missing = {"model", "added_tokens"} - set(content)
     if missing:
         raise CheckpointError(f"{path}: {', '.join(sorted(missing))} missing; replace the file")
+    return content
 
 
 # The files of published BERT, RoBERTa and GPT-2 models that are older than tokenizer.json. Their
