@@ -305,7 +305,7 @@ def test_the_runs_own_mesh_and_values_are_taken_when_asked(tmp_path):
         ("plan.set=train.batch_size=0", "train.batch_size is 0; expected a whole number, 1 to"),
         ("plan.set=data.max_length=long", "expected a whole number of tokens, 2 to 1048576"),
         ("plan.price=h100", "expected CHIP=PRICE"),
-        ("plan.price=a100=2", "no slice of plan.slice has that chip; expected the price of "),
+        ("plan.price=a100=2", "plan.slice has no such chip; expected h100"),
         ("plan.slice=h100", "expected 1 number"),
         ("plan.mesh=best", "expected auto or run"),
         ("model.size=llama9", "expected llama2-7b"),

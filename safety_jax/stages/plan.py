@@ -137,11 +137,7 @@ def _as_type(written: str, now: Any) -> Any:
 
 
 def read_prices(values: Sequence[str], slices: Sequence[chips.Slice]) -> dict[str, float]:
-    """`v5e=1.20` -> {"v5e": 1.2}: the price of a chip-hour, in any currency.
-
-    Raises:
-        ConfigError: it is no price, or of a chip that no slice has.
-    """
+    """`v5e=1.20` -> {"v5e": 1.2}: the price of a chip-hour of the slices, in any currency."""
     planned = list(dict.fromkeys(where.name.partition(":")[0] for where in slices))
     found = {}
     for text in values:
@@ -152,10 +148,8 @@ def read_prices(values: Sequence[str], slices: Sequence[chips.Slice]) -> dict[st
                 f"{next(iter(chips.CHIPS))}=3.22"
             )
         if kind not in planned:
-            raise ConfigError(
-                f"plan.price {text!r}: no slice of plan.slice has that chip; expected the price of "
-                f"{' or '.join(planned)}"
-            )
+            known = " or ".join(planned)
+            raise ConfigError(f"plan.price {text!r}: plan.slice has no such chip; expected {known}")
         found[kind] = float(number)
     return found
 
