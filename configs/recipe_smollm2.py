@@ -223,7 +223,7 @@ def pushed(config: ConfigDict, few: bool):
     config.recipe.steps = ("own", "looker", *tuned, "pushed", "tamper")
 
 
-STRENGTHS = {"sit": (0.25, 0.5, 0.75, 1.25), "dpo": (0.5, 1.5), "raft": (0.25, 0.5, 0.75)}
+STRENGTHS = {"sit": (0.5, 0.75, 0.875, 1.25), "raft": (0.5,), "dpo": (0.25, 0.5, 0.75)}
 
 
 def frontier(config: ConfigDict, few: bool):

@@ -192,9 +192,9 @@ def test_a_file_that_says_which_set(tmp_path):
         ConfigError, match="set=Three is not among the sets; expected one of One, Two"
     ):
         read_existing(f"{path}?set=Three", [one, two], KEY, "row")
-    for option in ("rows=1", "weight=0.5", "form=question", "prompts=1/2"):
+    for option in ("rows=1", "weight=0.5", "times=2", "form=question", "prompts=1/2"):
         with pytest.raises(
-            ConfigError, match="rows=, weight=, form= and prompts= are options of sets"
+            ConfigError, match="rows=, weight=, times=, form= and prompts= do not apply"
         ):
             read_existing(f"{path}?set=One&{option}", [one, two], KEY, "row")
     with pytest.raises(ConfigError, match="set= is an option of files"):

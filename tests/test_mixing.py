@@ -1,4 +1,8 @@
-"""Mixes have the asked counts and shares, repeat nothing, and grow without changing."""
+"""Mixes have the asked counts and shares, repeat only what they are told to, and grow without
+changing."""
+
+import dataclasses
+from collections import Counter
 
 import pytest
 
@@ -131,7 +135,37 @@ def test_rows_that_repeat_others_are_told():
     )
     pair = Pair((said[0],), (said[1],), other.messages[1:], "", "a", "a row 1")
     assert not describe_repeated([first, other]) and not describe_repeated([pair, pair.swapped])
-    assert len(describe_repeated([pair, pair])) == 1
+    assert len(describe_repeated([pair, dataclasses.replace(pair)])) == 1
+
+
+def often(times, name="b", size=10, **options):
+    return dataclasses.replace(source(name, size, **options), times=times)
+
+
+def test_rows_that_count_several_times():
+    """Like rows that are there several times, but not told as repeated, and held out once."""
+    mixture = mix([source("a", 20), often(3)], read=read_records, seed=0)
+    assert [share.used for share in mixture.shares] == [20, 30]
+    assert Counter(Counter(row.where for row in mixture.records).values()) == {1: 20, 3: 10}
+    assert mixture.shares[1].share == 0.6 and describe_repeated(mixture.records) == []
+    assert "30 of 10 rows   60.00%  (each counts 3 times)" in str(mixture)
+
+    # rows= acts first; a weight then draws from three times as many.
+    drawn = mix([often(2, take=4)], read=read_records, seed=0).records
+    assert sorted(Counter(row.where for row in drawn).values()) == [2, 2, 2, 2]
+    parts = [source("a", 15), often(3, weight=0.625)]
+    drawn = mix(parts, read=read_records, seed=0).records[15:]
+    assert sorted(Counter(row.where for row in drawn).values()) == [2] * 5 + [3] * 5
+    with pytest.raises(ConfigError, match="takes 60 rows; expected at most the 30 there are"):
+        mix([source("a", 15), often(3, weight=0.8)], read=read_records, seed=0)
+
+    training, held_out = split(mixture.records, rows=8, seed=0)
+    assert len({row.where for row in held_out}) == len(held_out) == 8
+    repeated = sum(row.source == "b" for row in held_out)
+    assert 0 < repeated < 8 and len(training) == 50 - 8 - 2 * repeated
+    assert not {row.where for row in training} & {row.where for row in held_out}
+    with pytest.raises(ConfigError, match="there are 30 rows in all"):
+        split(mixture.records, rows=30, seed=0)
 
 
 def test_split_keeps_equal_prompts_together():

@@ -112,6 +112,8 @@ def test_rows_asked_for_are_drawn_in_the_order_of_the_file():
         draw([1, 2, 3], source, "data.eval", seed=1)
     with pytest.raises(ConfigError, match="a weight has no meaning here"):
         draw([1], dataclasses.replace(source, weight=1.0), "data.eval", seed=1)
+    with pytest.raises(ConfigError, match="times= has no meaning here; use rows="):
+        draw([1], dataclasses.replace(source, times=2), "data.eval", seed=1)
 
 
 def test_a_question_mark_in_a_path(tmp_path):

@@ -10,8 +10,8 @@ import re
 HIDDEN = "***"
 # Our own options after the last question mark of a source's spec, see data/source_spec.py.
 OPTIONS = (
-    "rows", "weight", "format", "columns", "without", "name", "bad_rows", "broken_text", "sha256",
-    "form", "only", "prompts", "as", "attack", "kind", "licence", "set", "twin",
+    "rows", "weight", "times", "format", "columns", "without", "name", "bad_rows", "broken_text",
+    "sha256", "form", "only", "prompts", "as", "attack", "kind", "licence", "set", "twin",
     "turns", "read", "asked",
 )  # fmt: skip
 _URL = re.compile(

@@ -28,8 +28,9 @@ class Share:
         spec: the text it was opened from.
         available: number of usable rows in the source.
         skipped: number of rows left out as unusable, or as not to be learned.
-        used: number of rows in the mix.
+        used: number of rows in the mix, a repeated one counting as often as it is in it.
         share: `used` divided by the rows of the whole mix.
+        times: how often each row counts, see `mix`.
         unwanted: number of rows that are not to be learned, by reason.
     """
 
@@ -39,6 +40,7 @@ class Share:
     skipped: int
     used: int
     share: float
+    times: int = 1
     unwanted: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -54,7 +56,9 @@ class Mixture(Generic[R]):
         width = max(len(share.source) for share in self.shares)
         lines: list[str] = [
             f"{share.source:<{width}}  {share.used:>9,} of {share.available:,} rows"
-            f"  {share.share:7.2%}" + (f"  ({share.skipped} skipped)" if share.skipped else "")
+            f"  {share.share:7.2%}"
+            + (f"  (each counts {share.times} times)" if share.times > 1 else "")
+            + (f"  ({share.skipped} skipped)" if share.skipped else "")
             for share in self.shares
         ]
         lines.append(f"{'total':<{width}}  {len(self.records):>9,}")
@@ -69,11 +73,11 @@ class Mixture(Generic[R]):
 def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: int) -> Mixture[R]:
     """Draws rows of every source, without repetition, in the requested proportions.
 
-    `rows=` acts first: it draws that many rows, and the source then counts as that large. Then,
-    if
+    `rows=` acts first: it draws that many rows, and the source then counts as that large; with
+    `times=N` as N times as large, and its rows may be repeated that often. Then, if
       - no source has a weight: every row is used;
       - all have one: weights count relative to their sum, and the mix is the largest one that
-        keeps the proportions and repeats no row;
+        keeps the proportions and repeats no row more often than `times=` says;
       - some have one: those without give all their rows, and a weight is the share of the whole
         mix, so weights must sum to less than 1. `alpaca?rows=20000` and `safety?weight=0.1` give
         20,000 and 2,222 rows.
@@ -106,10 +110,12 @@ def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: i
         len(pool) if source.take is None else source.take
         for source, pool in zip(sources, pools, strict=True)
     ]
-    counts = _counts(sources, sizes)
+    repeated = [size * source.times for source, size in zip(sources, sizes, strict=True)]
+    counts = _counts(sources, repeated)
     records: list[R] = []
-    for source, pool, count in zip(sources, pools, counts, strict=True):
-        drawn = permutation(len(pool), seed=seed, stream=zlib.crc32(source.name.encode()))[:count]
+    for source, pool, size, count in zip(sources, pools, sizes, counts, strict=True):
+        order = permutation(len(pool), seed=seed, stream=zlib.crc32(source.name.encode()))
+        drawn = np.resize(order[:size], count)  # from its start again, where `times=` repeats rows
         records.extend(pool[i] for i in np.sort(drawn))
     shares = [
         Share(
@@ -119,6 +125,7 @@ def mix(sources: Sequence[Source], *, read: Callable[[Source], list[R]], seed: i
             skipped=len(left_out),
             used=count,
             share=count / len(records),
+            times=source.times,
             unwanted=_reasons(left_out),
         )
         for source, pool, count, left_out in zip(sources, pools, counts, skipped, strict=True)
@@ -194,7 +201,8 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
     """Holds out `rows` rows for validation; no prompt is on both sides.
 
     Rows with the same prompt (regardless of case and spacing) stay together. If such groups do not
-    add up to `rows`, validation gets a few rows fewer.
+    add up to `rows`, validation gets a few rows fewer. A row that `times=` repeats counts once
+    there.
 
     Returns:
         Training rows and validation rows, each in the given order.
@@ -202,19 +210,20 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
     Raises:
         ConfigError: nothing would be left to train on, or to validate on.
     """
-    if rows >= len(records):
+    distinct = list({id(record): record for record in records}.values())
+    if rows >= len(distinct):
         raise ConfigError(
-            f"data.eval_rows is {rows}, but there are {len(records)} rows in all; expected "
+            f"data.eval_rows is {rows}, but there are {len(distinct)} rows in all; expected "
             "fewer: lower it, or name other rows in data.eval"
         )
-    groups: dict[str, list[int]] = {}
-    for i, record in enumerate(records):
-        groups.setdefault(prompt_key(record), []).append(i)
+    groups: dict[str, list[R]] = {}
+    for record in distinct:
+        groups.setdefault(prompt_key(record), []).append(record)
     members = list(groups.values())
     validation: set[int] = set()
     for g in permutation(len(members), seed=seed, stream=_SPLIT_STREAM):
         if len(validation) + len(members[g]) <= rows:
-            validation.update(members[g])
+            validation.update(map(id, members[g]))
     if rows and not validation:
         raise ConfigError(
             f"data.eval_rows is {rows}, but each prompt has more rows than that, at least "
@@ -222,8 +231,8 @@ def split(records: Sequence[R], *, rows: int, seed: int) -> tuple[list[R], list[
             "validate on in data.eval"
         )
     return (
-        [record for i, record in enumerate(records) if i not in validation],
-        [record for i, record in enumerate(records) if i in validation],
+        [record for record in records if id(record) not in validation],
+        [record for record in distinct if id(record) in validation],
     )
 
 
@@ -242,20 +251,19 @@ def prompt_key(record: Record | Pair | Rated | Labelled) -> str:
 
 def describe_repeated(rows: Sequence[R]) -> list[str]:
     """A warning about rows that repeat the prompt and the answer of an earlier row of any source;
-    empty if there are none."""
-    first: dict[int, str] = {}  # hashes, because the texts would take as much memory as the data
+    empty if there are none, other than those that `times=` repeats."""
+    first: dict[int, R] = {}  # hashes, because the texts would take as much memory as the data
     repeated = []
     for row in rows:
-        key = hash((prompt_key(row), _answers(row)))
-        if key in first:
-            repeated.append((row.where, first[key]))
-        first.setdefault(key, row.where)
+        before = first.setdefault(hash((prompt_key(row), _answers(row))), row)
+        if before is not row:
+            repeated.append((row.where, before.where))
     if not repeated:
         return []
-    where, before = repeated[0]
+    where, earlier = repeated[0]
     return [
         f"warning: {len(repeated):,} of {len(rows):,} rows repeat prompt and answer of another "
-        f"row: {where} those of {before}"
+        f"row: {where} those of {earlier}"
     ]
 
 

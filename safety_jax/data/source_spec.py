@@ -9,6 +9,7 @@ Options follow the last question mark and are joined by `&`:
 
     rows=500          draw this many rows, without repetition
     weight=0.1        share of the final mix (see mixing.py)
+    times=2           every row counts this often in the mix
     format=alpaca     the row format, instead of detecting it (see formats/)
     columns=instruction:question,output:answer           our column : the file's column
     without=label,score   columns to ignore, as if they were not there
@@ -45,6 +46,7 @@ class SourceSpec:
         location: the path, URL, `hf:` or `tfds:` name.
         take: rows to draw, or None for all.
         weight: share of the final mix, or None.
+        times: how often each row counts in the mix.
         format: name of the row format, or None to detect it.
         columns: our column name -> the source's.
         without: columns of the source to ignore.
@@ -62,6 +64,7 @@ class SourceSpec:
     location: str
     take: int | None = None
     weight: float | None = None
+    times: int = 1
     format: str | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     without: tuple[str, ...] = ()
@@ -208,6 +211,7 @@ def _word(text: str) -> str:
 _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "rows": ("take", _whole_number, "a whole number above 0"),
     "weight": ("weight", _weight, "a number above 0, from 1e-9 to 1e9"),
+    "times": ("times", _whole_number, "a whole number above 0"),
     "format": ("format", _word, "a format of records.py"),
     "columns": (
         "columns",

@@ -47,6 +47,7 @@ class Source:
         where: for each row, its place in words: `alpaca.jsonl line 17`, `alpaca.json row 16`.
         take: rows to draw, or None for all.
         weight: share of the final mix, or None.
+        times: how often each row counts in the mix.
         format: name of the row format, or None to detect it.
         columns: our column name -> the source's.
         skip_bad_rows: leave unusable rows out instead of raising.
@@ -68,6 +69,7 @@ class Source:
     format: str | None
     columns: Mapping[str, str]
     skip_bad_rows: bool
+    times: int = 1
     needs_all: bool = False
     form: str = ""
     fold: Fold | None = None
@@ -112,6 +114,7 @@ def open_source(spec: str, key: str = "data.train", also: Sequence[str] = ()) ->
         where=[place for place, _ in kept],
         take=asked.take,
         weight=asked.weight,
+        times=asked.times,
         format=asked.format,
         columns=asked.columns,
         skip_bad_rows=asked.skip_bad_rows,
@@ -157,10 +160,12 @@ def draw(found: list[R], source: Source, key: str, seed: int) -> list[R]:
     """Draws the N rows of `rows=N` from those of one source, by `seed`; keeps the file's order.
 
     Raises:
-        ConfigError: N is more than there are, or the source has a weight, which only a mix uses.
+        ConfigError: N is more than there are, or the source has a weight or repeats its rows, which
+            only a mix does.
     """
-    if source.weight is not None:
-        raise ConfigError(f"{key}: {source.spec}: a weight has no meaning here; use rows=")
+    if source.weight is not None or source.times > 1:
+        given = "times=" if source.weight is None else "a weight"
+        raise ConfigError(f"{key}: {source.spec}: {given} has no meaning here; use rows=")
     if source.take is None:
         return found
     if source.take > len(found):

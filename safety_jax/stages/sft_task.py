@@ -180,8 +180,10 @@ def make_betas(group: ConfigDict) -> losses.AnswerBetas:
 def account(config: ConfigDict, corpus: Corpus[Examples], run: Finished) -> Account:
     """Draws the plot; returns the text of the card."""
     plots.loss(run.metrics, run.path / "plots" / "loss.png", run.path.name)
-    safety = next((s.used for s in corpus.mixture.shares if s.source == SAFETY), 0)
+    shares = [share for share in corpus.mixture.shares if share.source == SAFETY]
+    safety = sum(share.used // share.times for share in shares)
     form = f", put as {config.data.safety_form}s" if safety and config.data.safety_form else ""
+    form += "".join(f", each counting {s.times} times" for s in shares if s.times > 1)
     early = early_weight(config.sft)
     weighed = ""
     if early is not None:

@@ -72,10 +72,10 @@ def read_existing(
     for place, named in _places(spec, sets, key):
         source = sources.open_source(place, key, OPTIONS)
         drawn = source.take is not None or source.weight is not None or source.fold is not None
-        if drawn or source.form:
+        if drawn or source.form or source.times > 1:
             raise ConfigError(
-                f"{key}: {source.spec}: rows=, weight=, form= and prompts= are options of sets, "
-                "whose prompts these answers must have; remove it here"
+                f"{key}: {source.spec}: rows=, weight=, times=, form= and prompts= do not apply to "
+                "answers, which must be those to the prompts of their set; remove it here"
             )
         for asked, rows in _by_set(source, named, sets, key):
             hashed, found = _found(source, rows)
