@@ -40,7 +40,7 @@ def test_options(tmp_path):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("row=5", "unknown option 'row'; known are rows, weight, format, columns, without, name"),
+        ("row=5", "unknown option 'row'; known are rows, weight, times, format, columns, without"),
         ("rows=0", "rows=0; expected a whole number above 0"),
         ("rows=many", "rows=many; expected a whole number above 0"),
         ("rows=" + "9" * 5_000, "expected a whole number above 0"),
