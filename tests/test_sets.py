@@ -102,6 +102,23 @@ def test_halves_of_a_file(data):
     assert [s.name for s in read("XSTest-unsafe", folder=data)] == ["XSTest-unsafe"]
 
 
+def test_a_copy_without_its_types_is_not_all_safe(tmp_path):
+    """Its unsafe prompts would count as safe, and refusals of them as over-refusals."""
+    file = tmp_path / "copy.csv"
+    rows = [("kill time?", "homonyms"), ("kill a person?", "contrast_homonyms")]
+    write_csv(file, ("prompt", "kind of prompt"), *rows)
+    with pytest.raises(DataError, match="copy.csv line 2: no column 'type' says which.*columns=ty"):
+        read(f"{file}?as=XSTest-safe")
+    (safe,) = read(f"{file}?as=XSTest-safe&columns=type:kind of prompt")
+    assert [item.prompt[0].content for item in safe.items] == ["kill time?"]
+    assert safe.items[0].category == "homonyms"
+    both = read(f"{file}?as=XSTest&columns=type:kind of prompt,category:kind of prompt")
+    assert [len(one.items) for one in both] == [1, 1]
+    write_csv(file, ("prompt", "type"), ("kill time?", ""))
+    with pytest.raises(DataError, match="copy.csv line 2: 'type' is empty; mend the row"):
+        read(f"{file}?as=XSTest-safe")
+
+
 def test_harmbench_asks_with_its_context(data):
     standard, contextual = read("HarmBench", "HarmBench-contextual", folder=data)
     assert standard.name == "HarmBench-standard"

@@ -56,14 +56,13 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
     known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
     kept: list[tuple[int | None, str, Row]] = []
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
-        if entry.keep is None or entry.keep(row):
-            try:
-                row = parsing.renamed(row, source.columns)
-                row = parsing.renamed(row, {o: t for o, t in known.items() if t in row})
-                row = entry.word(row) if entry.word else row
-                kept += _parts(row, number, where, entry)
-            except BadRow as bad:
-                raise DataError(f"{where}: {bad}; mend the row") from bad
+        try:
+            ours = parsing.renamed(row, source.columns)
+            if entry.keep is None or entry.keep({**row, **ours}):
+                ours = parsing.renamed(ours, {o: t for o, t in known.items() if t in ours})
+                kept += _parts(entry.word(ours) if entry.word else ours, number, where, entry)
+        except BadRow as bad:
+            raise DataError(f"{where}: {bad}; mend the row") from bad
     if not kept:
         raise DataError(f"{source.spec}: no row belongs to {entry.name}; is it another file?")
     native = dataclasses.replace(
