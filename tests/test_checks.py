@@ -71,7 +71,12 @@ def test_kinds_of_values(setting: Setting, good, bad, said):
     assert said in setting.describe()
 
 
-def test_a_number_too_large_is_told_its_limit():
+def test_a_number_too_large_or_too_near_to_zero_is_told_its_limit():
+    """In 32 bits the latter would be 0: by such a temperature everything is not a number."""
+    for near in (1e-300, -1e-45):
+        said = "a number, finite, and no nearer to 0 than 1e-37"
+        assert not Real().fits(near) and expectation(Real(), near) == said
+    assert Real().fits(float(np.finfo(np.float32).eps) ** 5)
     assert expectation(Whole(1), 2**40) == "a whole number, 1 to 2147483647"
     assert expectation(Text("a folder", needed=True), "\udcff") == "a folder, in UTF-8"
 

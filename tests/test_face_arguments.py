@@ -17,6 +17,7 @@ from safety_jax.base import meshes
 from safety_jax.base.errors import ConfigError, DataError
 from safety_jax.data import records
 from safety_jax.face import given, loading
+from safety_jax.models.decoding import generation
 from tests.test_face import ANSWERED, BETA, DEMO, PAIRS, QUESTIONS, adapted, model  # noqa: F401
 
 
@@ -39,6 +40,9 @@ def test_what_adapters_are_made_of_is_checked(model, untyped):  # noqa: F811
     for wrong in (None, 5, [5], ["q_proj", None], {"q_proj": 1}, b"q_proj", np.ones((2, 2))):
         with pytest.raises(ConfigError, match="targets is .*; expected a text, or a list of them"):
             sj.lora(model, targets=wrong)
+    for wrong in ("no", 1, None):
+        with pytest.raises(ConfigError, match="rslora is .*; expected true or false"):
+            sj.lora(model, rslora=wrong)
     # Numbers and texts of numpy and jax are numbers and texts.
     mine = sj.lora(
         model, np.int64(2), alpha=jnp.bfloat16(4), targets=np.array(["q_proj"]), seed=jnp.int32(3)
@@ -153,6 +157,32 @@ def test_no_row_is_dropped_in_silence(model, adapted):  # noqa: F811
     assert [one.where for one in given.every(records.read_records, "row", given_)] == ["row 0"]
 
 
+def test_rows_of_pandas_are_rows_as_files_hold_them():
+    """It has arrays for the lists of a Parquet file, and NaN for what is missing."""
+    asked = [{"role": "user", "content": "a"}]
+    row = {"messages": np.array(asked, object), "is_safe": np.bool_(False), "system": float("nan")}
+    plain = {"messages": asked, "is_safe": False, "system": None}
+    assert given.source("row", [row]).rows == [plain]
+    assert given.turns([row["messages"], np.str_("a")]) == [asked, "a"]
+
+
+def test_what_no_row_can_hold_is_told():
+    """A tokenizer says no more of half a pair than that it is no input sequence."""
+    for prompt, where in (("\ud83d", ""), ([{"role": "user", "content": "\ud83d"}], "[0].content")):
+        said = re.escape(f"prompt 1: prompt{where}: half of a surrogate pair, '\\ud83d'")
+        with pytest.raises(DataError, match=said):
+            given.source("prompt", [{"prompt": "a"}, {"prompt": prompt}])
+
+
+def test_what_is_no_path_is_told(untyped):
+    """Instead of being looked for on the Hub."""
+    for wrong in (5, None, b"x", ["x"], object()):
+        with pytest.raises(ConfigError, match="path is .*; expected a text or a path"):
+            sj.load(wrong)
+    with pytest.raises(ConfigError, match="tokenizer is .*; expected a text or a path"):
+        sj.load(DEMO / "model", tokenizer=["x"])
+
+
 def test_what_is_no_list_is_not_taken_apart():
     """A text is a sequence of letters, and a table one of column names."""
     table = np.array([["a"], ["b"]])  # has `ndim`, as a table of pandas
@@ -180,6 +210,10 @@ def test_what_cannot_be_judged_is_told(tmp_path, untyped):
         sj.judge(["a", "b"], ["a"])
     with pytest.raises(DataError, match="answers are given as a str"):
         sj.judge(["a"], "b")
+    for wrong in (None, 5, b"b", [["b"]], generation.Completion([1], 0.0, "eos", "b")):
+        with pytest.raises(DataError, match="answer 1 is .*; expected a text, or messages"):
+            sj.judge(["a", "a"], ["b", wrong])
+    assert list(sj.judge(["a"], ["b"], ["refusal", "mine=refusal"])) == ["refusal", "mine"]
     with pytest.raises(ConfigError, match="expected one of refusal"):
         sj.judge(["a"], ["b"], {"mine": {"kind": "oracle"}})
     for asked in ([str(tmp_path)], str(tmp_path), tmp_path, [tmp_path]):

@@ -39,6 +39,7 @@ def rows(tmp_path):
         {"messages": json.dumps(turns(ASK, BETTER), indent=1)},
         {"conversations": json.dumps([{"from": "human", "value": Q}, {"from": "gpt", "value": A}])},
         {"prompt": json.dumps(turns(ASK)), "completion": json.dumps(turns(BETTER))},
+        {"prompt": json.dumps([{"id": 1, "name": None} | turns(ASK)[0]]), "response": A},
         {"prompt": Q, "completion": turns(BETTER)[0]},
         {"prompt": turns(ASK)[0], "response": A},
     ],
@@ -56,7 +57,12 @@ def test_pairs_of_messages_spelled_as_json_or_alone(rows):
 
 
 @pytest.mark.parametrize(
-    "spelled", [str(turns(BETTER)), '[{"role": "assistant", "role": "user", "content": "a"}]']
+    "spelled",
+    [
+        str(turns(BETTER)),
+        str([{"id": 1} | turns(BETTER)[0]]),
+        '[{"role": "assistant", "role": "user", "content": "a"}]',
+    ],
 )
 def test_messages_spelled_otherwise_are_no_text_to_learn(spelled, rows):
     with pytest.raises(DataError, match="'chosen' spells a list of messages, but not as JSON"):
@@ -64,7 +70,7 @@ def test_messages_spelled_otherwise_are_no_text_to_learn(spelled, rows):
 
 
 def test_text_that_only_resembles_messages_is_text(rows):
-    for answer in ('[{"name": "a"}]', '["role"]', "[{role: user}]"):
+    for answer in ('[{"name": "a"}]', '["role"]', "[{role: user}]", '[{"id": "user"}]', "[user]"):
         (found,) = read_records(rows({"prompt": Q, "completion": answer}))
         assert found.messages[-1].content == answer
 
@@ -113,6 +119,18 @@ def test_a_transcript_may_lack_the_blank_lines_in_front(rows):
         (found,) = read_pairs(rows(row))
         assert (found.prompt, found.chosen, found.rejected) == ((ASK,), (BETTER,), (WORSE,))
     (found,) = read_records(rows({"prompt": asked, "completion": A}))
+    assert found.messages == (ASK, BETTER)
+
+
+def test_a_transcript_may_have_the_line_ends_of_windows(rows):
+    """Such as in a cell that Excel has saved; read as a text, its labels would be learned."""
+    asked = f"\r\n\r\nHuman: {Q}\r\n\r\nAssistant:"
+    for begin in (0, 2, 4):
+        row = {"prompt": asked[begin:], "chosen": A, "rejected": B}
+        (found,) = read_pairs(rows(row))
+        assert (found.prompt, found.chosen, found.rejected) == ((ASK,), (BETTER,), (WORSE,))
+    marked = f"<|im_start|>user\r\n{Q}<|im_end|>\r\n<|im_start|>assistant\r\n{A}<|im_end|>\r\n"
+    (found,) = read_records(rows({"text": marked}))
     assert found.messages == (ASK, BETTER)
 
 

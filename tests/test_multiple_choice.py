@@ -65,6 +65,18 @@ def test_choices_of_ones_own(tmp_path):
             read(spec)
 
 
+def test_the_wording_of_the_paper_is_no_fault_of_the_rows(tmp_path):
+    """It ends as templates do, in all rows, which is told where the rows themselves do."""
+    path = tmp_path / "quiz.jsonl"
+    row = {"prompt": "The sun", "choices": ["cools", "warms"], "reference": "B"}
+    path.write_text(f"{json.dumps(row)}\n" * 3)
+    assert read(f"{path}?kind=choice")[0].remarks == ()
+    path.write_text(f"{json.dumps(row | {'prompt': 'The sun [/INST]'})}\n" * 3)
+    for kind in ("choice&read=likelihood", "safe"):
+        (line,) = read(f"{path}?kind={kind}")[0].remarks
+        assert "every request of quiz ends as a template does" in line
+
+
 @pytest.mark.parametrize(
     ("labels", "answer", "right"),
     [(["1", "2", "3"], "2", "B"), ([1, 2, 3], 2.0, "B"), (["C", "A", "B"], "A", "B")],

@@ -95,6 +95,16 @@ def test_an_input_that_says_there_is_none_is_none():
     assert read.remarks[0].startswith("1 rows of a: the input says that there is none")
 
 
+def test_a_system_message_of_an_empty_cell_is_none():
+    row = {"prompt": "a", "response": "b"}
+    read = source(row | {"system": "nan"}, row | {"system": ""}, row | {"system": "Be nan."})
+    roles = [[message.role for message in record.messages] for record in read_records(read)]
+    assert roles == [["user", "assistant"]] * 2 + [["system", "user", "assistant"]]
+    assert read.remarks == [
+        "1 rows of a: the system message is nan, as pandas writes an empty cell, and is not read"
+    ]
+
+
 def test_answers_that_begin_with_their_questions_are_told():
     """As pipelines write them, unless they are told not to."""
     asked = [f"Name bird number {i}." for i in range(3)]

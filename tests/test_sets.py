@@ -102,6 +102,44 @@ def test_halves_of_a_file(data):
     assert [s.name for s in read("XSTest-unsafe", folder=data)] == ["XSTest-unsafe"]
 
 
+def test_a_copy_without_its_types_is_not_all_safe(tmp_path):
+    """Its unsafe prompts would count as safe, and refusals of them as over-refusals."""
+    file = tmp_path / "copy.csv"
+    rows = [("kill time?", "homonyms"), ("kill a person?", "contrast_homonyms")]
+    write_csv(file, ("prompt", "kind of prompt"), *rows)
+    with pytest.raises(DataError, match="copy.csv line 2: no column 'type' says which.*columns=ty"):
+        read(f"{file}?as=XSTest-safe")
+    (safe,) = read(f"{file}?as=XSTest-safe&columns=type:kind of prompt")
+    assert [item.prompt[0].content for item in safe.items] == ["kill time?"]
+    assert safe.items[0].category == "homonyms"
+    both = read(f"{file}?as=XSTest&columns=type:kind of prompt,category:kind of prompt")
+    assert [len(one.items) for one in both] == [1, 1]
+    write_csv(file, ("prompt", "type"), ("kill time?", ""))
+    with pytest.raises(DataError, match="copy.csv line 2: 'type' is empty; mend the row"):
+        read(f"{file}?as=XSTest-safe")
+
+
+def test_known_answers_that_spell_lists_are_told(tmp_path):
+    """As PopQA has them: compared as one text, none would ever be given."""
+    file = tmp_path / "facts.jsonl"
+    for spelled, lines in ((['["a", "b"]', "['a' 'b']"], 1), (['["a", "b"]', "a|b"], 0)):
+        rows = [{"prompt": f"{i}?", "reference": one} for i, one in enumerate(spelled)]
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        (facts,) = read(f"{file}?kind=answer")
+        told = 'warning: every known answer of facts spells a list (["a", "b"]) and is compared as'
+        assert [line.startswith(told) for line in facts.remarks] == [True] * lines
+
+
+def test_labels_of_a_column_with_gaps_are_whole_numbers(tmp_path):
+    """Which pandas makes floats; a model would have to answer 1.0."""
+    file = tmp_path / "hate.jsonl"
+    rows = [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}, {"text": "c", "label": 0.5}]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (found,) = read(f"{file}?kind=label")
+    assert found.items[0].choices == ("0", "0.5", "1")
+    assert [item.reference for item in found.items] == ["1", "0", "0.5"]
+
+
 def test_harmbench_asks_with_its_context(data):
     standard, contextual = read("HarmBench", "HarmBench-contextual", folder=data)
     assert standard.name == "HarmBench-standard"

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 # Arrays have numbers of 32 bits.
 LARGEST_WHOLE = 2**31 - 1
 LARGEST_REAL = 1e38
+SMALLEST_REAL = 1e-37  # what is nearer to 0 may be 0 there, a divisor too
 
 
 @runtime_checkable
@@ -53,7 +54,8 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """A finite number from `low` to `high`; an open bound is excluded."""
+    """A finite number from `low` to `high`, which 32 bits can tell from 0 unless it is 0; an open
+    bound is excluded."""
 
     low: float = -LARGEST_REAL
     high: float = LARGEST_REAL
@@ -63,6 +65,8 @@ class Real:
 
     def fits(self, value: Any) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+            return False
+        if 0 < abs(value) < SMALLEST_REAL:
             return False
         above = value > self.low if self.low_open else value >= self.low
         return above and (value < self.high if self.high_open else value <= self.high)
@@ -213,6 +217,8 @@ def expectation(setting: Setting, value: Any) -> str:
         return f"{setting.describe()}, in UTF-8"
     if isinstance(setting, Whole) and isinstance(value, int) and value > setting.high:
         return setting.describe().replace("or more", f"to {setting.high}")
+    if isinstance(setting, Real) and isinstance(value, float) and 0 < abs(value) < SMALLEST_REAL:
+        return f"{setting.describe()}, and no nearer to 0 than {SMALLEST_REAL}"
     return setting.describe()
 
 

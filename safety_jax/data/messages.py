@@ -116,7 +116,7 @@ def listed(value: Any, column: str) -> Any:
     """
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
         return [value]
-    if not isinstance(value, str) or not _SPELLED.match(value):
+    if not isinstance(value, str) or not _spells_messages(value):
         return value
     try:
         found, is_plain = values.JsonParser().parse(value)
@@ -139,6 +139,17 @@ _ROLES = {
     "chatgpt": "assistant",
     "model": "assistant",  # Gemini
 }
+# A role as a message spells it, behind whatever else it says.
+_NAMED = re.compile(rf"""(['"])(?:role|from)\1\s*:\s*(['"])(?:{"|".join(_ROLES)})\2""")
+
+
+def _spells_messages(text: str) -> bool:
+    if _SPELLED.match(text):
+        return True
+    whole = text.lstrip()[:1] == "[" and text.rstrip()[-1:] == "]"
+    return whole and _NAMED.search(text) is not None
+
+
 _TOOLS = ("tool", "function", "function_call", "tool_call", "observation", "ipython")
 # Fields that say whether a message is learned: OpenAI's and Mistral's, and axolotl's.
 _LEARNED = ("weight", "train", "training", "trainable")
@@ -256,12 +267,18 @@ _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 def is_transcript(text: str) -> bool:
     """Whether a text holds a whole dialogue."""
+    text = _with_newlines(text)
     return text.startswith(tuple(_STYLES)) or _is_stripped(text)
 
 
+def _with_newlines(text: str) -> str:
+    """The text with lines that end as they do around the labels above, not as in Windows."""
+    return text.replace("\r\n", "\n")
+
+
 def _is_stripped(text: str) -> bool:
-    """Whether a text is a transcript in Anthropic's style without the blank lines in front."""
-    return text.startswith("Human:") and "\n\nAssistant:" in text
+    """Whether a text is a transcript in Anthropic's style without both blank lines in front."""
+    return text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
 
 
 def transcript(text: str) -> tuple[Message, ...]:
@@ -269,7 +286,8 @@ def transcript(text: str) -> tuple[Message, ...]:
 
     A final `Assistant:` without text asks for an answer and is not a message.
     """
-    text = f"\n\n{text}" if _is_stripped(text) else text
+    text = _with_newlines(text)
+    text = f"\n\n{text.lstrip()}" if _is_stripped(text) else text
     style = next(style for start, style in _STYLES.items() if text.startswith(start))
     parts = style.split(text.removesuffix("\n").removesuffix("<|im_end|>"))[1:]
     if not parts:

@@ -23,7 +23,7 @@ from safety_jax.data.messages import (
     text_of,
 )
 from safety_jax.data.other_tools import FINISHES
-from safety_jax.data.remarks import Remarks
+from safety_jax.data.remarks import EMPTY_CELL, Remarks
 from safety_jax.data.sources import Skipped, Source
 from safety_jax.data.text_files import Row
 
@@ -83,6 +83,10 @@ def parse(
             if says_no_input(parsed.context):
                 told.no_input += 1
                 parsed = dataclasses.replace(parsed, context="")
+            first = parsed.prompt[:1]
+            if first and first[0].role == "system" and first[0].content.strip() == EMPTY_CELL:
+                told.no_system += 1
+                parsed = dataclasses.replace(parsed, prompt=parsed.prompt[1:])
             refuse(row, known, parsed)
             _check_size(parsed)
             _check_turns(parsed.prompt + parsed.chosen)

@@ -31,6 +31,7 @@ class Remarks:
     Attributes:
         rows: those that can be used.
         no_input: those whose input only says that there is none.
+        no_system: those whose system message is the word for an empty cell.
         no_text: those whose request or answer is the word for an empty cell.
         echoes: those whose answer begins with the whole question.
         worded: those whose request ends as templates do.
@@ -39,6 +40,7 @@ class Remarks:
 
     rows: int = 0
     no_input: int = 0
+    no_system: int = 0
     no_text: int = 0
     echoes: int = 0
     worded: int = 0
@@ -60,6 +62,11 @@ class Remarks:
             found.append(
                 f"{self.no_input:,} rows of {name}: the input says that there is none, as "
                 "<noinput> or nan does, and is not read as text"
+            )
+        if self.no_system:
+            found.append(
+                f"{self.no_system:,} rows of {name}: the system message is {EMPTY_CELL}, as pandas "
+                "writes an empty cell, and is not read"
             )
         if self.no_text:
             found.append(

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_jax.base import settings
 from safety_jax.base.errors import ConfigError, DataError
-from safety_jax.data import encode, prompts
+from safety_jax.data import encode, prompts, values
 from safety_jax.data.sources import Source
 from safety_jax.models.model import Model
 
@@ -59,6 +59,18 @@ def names(what: str, values: Any, *, paths: bool = False) -> tuple[str, ...]:
     return tuple(str(os.fspath(one)) for one in found)
 
 
+def path(what: str, value: Any) -> str:
+    """A path, or another single text. See `names`."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise ConfigError(f"{what} is {_shown(value)}; expected a text or a path")
+    return os.fspath(value)
+
+
+def flag(what: str, value: Any) -> bool:
+    """True or False, which may be of numpy. See `whole`."""
+    return bool(_fitting(what, value, settings.Flag()))
+
+
 def whole(what: str, value: Any, setting: settings.Whole) -> int:
     """A whole number, which may be one of numpy or jax.
 
@@ -76,7 +88,7 @@ def number(what: str, value: Any, setting: settings.Real) -> float:
     return float(_fitting(what, value, setting))
 
 
-def _fitting(what: str, value: Any, setting: settings.Whole | settings.Real) -> Any:
+def _fitting(what: str, value: Any, setting: settings.Setting) -> Any:
     found = _plain(value)
     # A whole number without an end has no float.
     endless = isinstance(found, int) and abs(found) > settings.LARGEST_REAL
@@ -108,6 +120,7 @@ def turns(prompts: Any) -> list[Any]:
 def _turns(number: int, prompt: Any) -> Any:
     if isinstance(prompt, str):
         return str(prompt)  # numpy has a text type of its own
+    prompt = _listed(prompt)
     messages: Sequence[Any] = prompt if isinstance(prompt, Sequence) else [None]
     if not all(isinstance(message, Mapping) for message in messages):
         raise DataError(
@@ -117,11 +130,35 @@ def _turns(number: int, prompt: Any) -> Any:
     return [dict(message) for message in messages]
 
 
-def source(what: str, rows: Any) -> Source:
-    """Rows in memory as a source of data. Messages count them from 0, as in Python.
+def answers(said: Any) -> list[Any]:
+    """Answers in the form of values of rows.
 
     Raises:
-        DataError: there are none, or one is no mapping.
+        DataError: one is neither a text nor made of messages.
+    """
+    found = several("answer", said)
+    for number, answer in enumerate(found):
+        parts: Any = _listed(answer)
+        parts = parts if isinstance(parts, list | tuple) else [parts]
+        if not all(isinstance(part, str | Mapping) for part in parts):
+            raise DataError(
+                f"answer {number} is {_shown(answer)}; expected a text, or messages (an answer of "
+                "sj.sample has its text in `text`)"
+            )
+    return found
+
+
+def _listed(value: Any) -> Any:
+    """A list for an array, which is how pandas reads a list in a Parquet file."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def source(what: str, rows: Any) -> Source:
+    """Rows in memory as a source of data, with values as if from a file: pandas has arrays for
+    lists, and NaN for None. Messages count rows from 0, as in Python.
+
+    Raises:
+        DataError: there are none, or one is no mapping, or has a value that no row can hold.
     """
     rows = several(what, rows)
     if not rows:
@@ -134,7 +171,7 @@ def source(what: str, rows: Any) -> Source:
     return Source(
         spec=f"the {what}s given",
         name="given",
-        rows=[dict(row) for row in rows],
+        rows=[_plain_row(f"{what} {number}", row) for number, row in enumerate(rows)],
         where=[f"{what} {number}" for number in range(len(rows))],
         take=None,
         weight=None,
@@ -143,6 +180,13 @@ def source(what: str, rows: Any) -> Source:
         skip_bad_rows=False,
         needs_all=True,
     )
+
+
+def _plain_row(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return values.plain(row)
+    except values.BadValue as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def every(read: Callable[[Source], list[Read]], what: str, rows: Any) -> list[Read]:

@@ -26,7 +26,7 @@ def load(
     *,
     dtype: str = "",
     base: str = quantised.STORED,
-    tokenizer: str = "",
+    tokenizer: str | Path = "",
     attention: str = "auto",
     mesh: Mesh | None = None,
 ) -> Model:
@@ -46,15 +46,15 @@ def load(
 
     Raises:
         CheckpointError: the folder is missing, damaged, or of an unsupported architecture.
-        ConfigError: the dtype or backend is unknown, or the mesh has other axes or does not divide
-            the model.
+        ConfigError: the dtype or backend is unknown, a path is none, or the mesh has other axes or
+            does not divide the model.
     """
     mesh = usable(mesh)
     kind = float_type("dtype", dtype or stored_type(mesh.devices.flat[0].platform))
     folder = open_model(
-        str(path),
+        given.path("path", path),
         mesh,
-        own_tokenizer=tokenizer,
+        own_tokenizer=given.path("tokenizer", tokenizer or ""),
         kernels=base,
         compute_dtype=kind,
         backend=attention,
@@ -101,7 +101,7 @@ def lora(
         jax.random.key(drawn),
         model.mesh,
     )
-    scale = adapters.scaling(rank, alpha, rslora)
+    scale = adapters.scaling(rank, alpha, given.flag("rslora", rslora))
     return dataclasses.replace(model, adapters=adapters.Adapters(leaves, scale, dropout=0.0))
 
 

@@ -51,20 +51,20 @@ def judge(
 
     Args:
         answers: may be empty texts. A thought before an answer is not judged.
-        judges: one or several of "refusal", folders that stage `reward` exported, and NAME=FOLDER;
-            or a mapping from names to the kind and keys of judges (`judges/registry.py`), such as
-            `{"guard": {"kind": "llama_guard", "path": ..., ...}}`.
+        judges: one or several of "refusal" and folders that stage `reward` exported, with a name of
+            your own as NAME=FOLDER; or a mapping from names to the kind and keys of judges
+            (`judges/registry.py`), such as `{"guard": {"kind": "llama_guard", "path": ..., ...}}`.
         dtype, mesh: as in `load`.
 
     Raises:
         ConfigError: a judge does not exist, its keys do not fit, or judges are given in another
             form.
         CheckpointError: the folder of a judge cannot be used.
-        DataError: a prompt is empty or withheld ("REDACTED"), or the numbers of prompts and
-            answers differ.
+        DataError: a prompt is empty or withheld ("REDACTED"), an answer is no text, or the numbers
+            of prompts and answers differ.
     """
     specs, mesh = _specs(judges), loading.usable(mesh)
-    asked, said = given.turns(prompts), given.several("answer", answers)
+    asked, said = given.turns(prompts), given.answers(answers)
     if len(asked) != len(said):
         raise DataError(
             f"{len(asked)} prompts and {len(said)} answers; expected one answer per prompt"

@@ -69,7 +69,7 @@ def plan(specs: Mapping[str, Spec], resources: Resources) -> dict[str, PlannedJu
 
 def named(texts: Sequence[str]) -> dict[str, Spec]:
     """Entries from the short form of a flag: `refusal`, `FOLDER`, or `NAME=FOLDER`, with a folder
-    that stage `reward` exported; or `NAME=FOLDER|FOLDER`, see crossed.py.
+    that stage `reward` exported; `NAME=refusal`; or `NAME=FOLDER|FOLDER`, see crossed.py.
 
     Raises:
         ConfigError: two judges have the same name, or several folders have none.
@@ -85,7 +85,7 @@ def named(texts: Sequence[str]) -> dict[str, Spec]:
             raise ConfigError(f"judges {text!r} have no name; expected NAME={text}")
         if name in rows:
             raise ConfigError(f"two judges are named {name!r}; rename one by NAME={path}")
-        if text == "refusal":
+        if path == "refusal":
             rows[name] = {"kind": "refusal"}
         elif "|" in path:
             rows[name] = {"kind": "cross_fitted", "paths": tuple(path.split("|"))}

@@ -152,7 +152,10 @@ def _functional(category: str) -> Callable[[Row], bool]:
 
 
 def _is_contrast(row: Row) -> bool:
-    return str(row.get("type", "")).startswith("contrast")
+    """Whether a prompt of XSTest is unsafe. In a file without its types, all would be safe."""
+    if "type" not in row:
+        raise BadRow("no column 'type' says which prompts are safe; name it by columns=type:COLUMN")
+    return text_of(row, "type").startswith("contrast")
 
 
 # ---------------------------------------------------------------------------- the catalogue

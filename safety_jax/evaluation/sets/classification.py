@@ -72,4 +72,6 @@ def _label(row: Row) -> str:
     value: Any = row[_column(row, LABELS)]
     if value is None or isinstance(value, list | tuple | dict) or not str(value).strip():
         raise BadRow(f"the label is {value!r:.60}; expected a word or a number")
+    if isinstance(value, float) and value.is_integer():  # integers of a column with gaps
+        value = int(value)
     return str(value).strip().replace("_", " ")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ _COLUMNS = (
     *("id", "category", "reference", "choices", "opening", "twin", twins.PAIR, twins.GROUP),
     *(column for known in (*PROMPTS, *FORMATS) for column in known.columns),
 )
+_LIST = re.compile(r"""\s*\[\s*(['"]).*\1\s*\]\s*""", re.DOTALL)
 LETTERS, LIKELIHOOD = "letters", "likelihood"  # how a model's choice is read
 
 
@@ -56,14 +58,13 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
     known = {ours: theirs for ours, theirs in entry.columns.items() if ours not in source.columns}
     kept: list[tuple[int | None, str, Row]] = []
     for number, (where, row) in enumerate(zip(source.where, source.rows, strict=True)):
-        if entry.keep is None or entry.keep(row):
-            try:
-                row = parsing.renamed(row, source.columns)
-                row = parsing.renamed(row, {o: t for o, t in known.items() if t in row})
-                row = entry.word(row) if entry.word else row
-                kept += _parts(row, number, where, entry)
-            except BadRow as bad:
-                raise DataError(f"{where}: {bad}; mend the row") from bad
+        try:
+            ours = parsing.renamed(row, source.columns)
+            if entry.keep is None or entry.keep({**row, **ours}):
+                ours = parsing.renamed(ours, {o: t for o, t in known.items() if t in ours})
+                kept += _parts(entry.word(ours) if entry.word else ours, number, where, entry)
+        except BadRow as bad:
+            raise DataError(f"{where}: {bad}; mend the row") from bad
     if not kept:
         raise DataError(f"{source.spec}: no row belongs to {entry.name}; is it another file?")
     native = dataclasses.replace(
@@ -82,6 +83,7 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
     ]
     _check_ids(items)
     _check_twins(items, source)
+    framed = entry.framed and not (likelihood and "stem" in kept[0][2])
     return Set(
         name=source.name,
         kind=entry.kind,
@@ -90,11 +92,15 @@ def make_set(source: Source, entry: Entry, key: str, seed: int) -> Set:
         sha256=source.sha256(),
         licence=source.extra.get("licence", entry.licence),
         twin=source.extra.get("twin", entry.twin),
-        framed=entry.framed and not (likelihood and "stem" in kept[0][2]),
+        framed=framed,
         rows=len(source.rows),
         formless=sum(row.unwanted for row in native.left_out),
         unusable=sum(not row.unwanted for row in native.left_out),
-        remarks=tuple(native.remarks),
+        # The wording of complete prompts is ours, and ends as a template does.
+        remarks=(
+            *(() if framed and entry.word else native.remarks),
+            *_spelled_lists(items, source.name, entry.kind),
+        ),
     )
 
 
@@ -227,6 +233,16 @@ def _text(row: Row, column: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"{where}: {column!r} is {type(value).__name__}; expected text")
     return str(value).strip()
+
+
+def _spelled_lists(items: Sequence[Item], name: str, kind: str) -> list[str]:
+    """A line for the user if each known answer is a list as JSON, Python or numpy spells it."""
+    if kind != ANSWER or not all(_LIST.fullmatch(item.reference) for item in items):
+        return []
+    return [
+        f"warning: every known answer of {name} spells a list ({items[0].reference:.40}) and is "
+        "compared as one text; write alternatives with | between them"
+    ]
 
 
 def _check_ids(items: Sequence[Item]) -> None:
