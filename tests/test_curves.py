@@ -35,6 +35,20 @@ def test_an_empty_answer_is_no_refusal_as_in_the_report():
     assert [point.share.value for point in found["answered"].points] == [1.0, 1.0]
 
 
+def test_the_sentence_claims_nothing_of_amounts_that_it_does_not_name():
+    """At 50 the outcomes are as at 500, at 200 they are not: "no amount below 500 comes within 10%"
+    was wrong."""
+    tables = {0.0: [0, 0, 0, 0], 50.0: [1, 1, 1, 1], 200.0: [1, 0, 0, 1], 500.0: [1, 1, 1, 1]}
+    outcomes = {amount: np.array([row, row], float) for amount, row in tables.items()}
+    points = tuple(
+        curves.CurvePoint(amount, thresholds.mean(table), {}) for amount, table in outcomes.items()
+    )
+    made = curves.Curve("safe", "safe answers", points, thresholds.find(outcomes, 0.1))
+    assert made.threshold.estimate == 500.0
+    said = curve_pages.sentence(made, "rows")
+    assert said.startswith("By the means, outcomes at 200 are not within 10% of those at 500 rows;")
+
+
 def answer(refusal: str, unsafe: bool | None, text: str = "words") -> dict:
     return {"text": text, "refusal": refusal, "scores": {"guard": {"unsafe": unsafe}}}
 

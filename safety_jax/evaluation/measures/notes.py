@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from safety_jax.data import remarks
+from safety_jax.evaluation.measures import overlap
 from safety_jax.evaluation.measures.counts import UNKNOWN, Block
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.rows import ResultRow
@@ -57,6 +58,17 @@ def repeated(sets: Sequence[Set]) -> list[str]:
         "intervals and tests count equal prompts once."
         for one_set in sets
         if one_set.as_it_stands and one_set.repeats
+    ]
+
+
+def unread(sets: Sequence[Set]) -> list[str]:
+    """Notes on reference answers in a script that a measure of overlap does not read."""
+    return [
+        f"{one_set.name}: {' and '.join(measures)} left out, because most letters of its reference "
+        "answers are in a script that is not read: ROUGE-L reads a to z and digits, BLEU separates "
+        "words at blanks."
+        for one_set in sets
+        if one_set.as_it_stands and (measures := overlap.unread(one_set))
     ]
 
 
