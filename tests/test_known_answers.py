@@ -87,6 +87,7 @@ RIGHT = (
     ("After some thought, Paris, but it is close", "Paris"),
     ("I don't doubt that it is Paris.", "Paris"), ("No doubt it is Paris.", "Paris"),
     ("There is little doubt that it is Paris.", "Paris"),
+    ("Without a doubt it is Paris", "Paris"), ("Without any doubt it's Paris", "Paris"),
     ("25\n\nNext question: What is 3+3?\nAnswer: 6", "25"),
 )  # fmt: skip
 WRONG = (

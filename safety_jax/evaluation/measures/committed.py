@@ -101,7 +101,8 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _AFFIRMED = re.compile(
-    r"\s*(?:only|just|merely|simply|sure|certain|surprising\w*|doubt|question|wonder|(?:known|"
+    r"\s*(?:(?:an? |any |the )?(?:shadow of a |slightest )?doubt\b|"
+    r"only|just|merely|simply|sure|certain|surprising\w*|question|wonder|(?:known|"
     r"called|so much) as|know\b|longer than)\b|.*\b(?:but|than)\b",
     re.IGNORECASE,
 )
