@@ -9,7 +9,8 @@ from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import CLOSED, Set
 
-MUCH = 0.1  # the share of degenerate answers above which there is a note
+MUCH = 0.1  # the share of degenerate or foreign answers above which there is a note
+_LATIN = "\u024f"  # the last letter of the Latin blocks
 
 
 def general(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> list[str]:
@@ -74,7 +75,8 @@ def unread(sets: Sequence[Set]) -> list[str]:
 
 def misread(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
     """Notes on answers that are not what a model said alone: judges then read the question twice,
-    and a refusal is not where it is looked for; or they read nothing as an answer."""
+    and a refusal is not where it is looked for; or they read nothing as an answer; and on answers
+    in a script that the refusal detector does not read."""
     return [
         f"{model}, {block.set.name}: {line}"
         for model, found in blocks.items()
@@ -105,7 +107,19 @@ def _misread(block: Block) -> list[str]:
             f"{empty} answers are {remarks.EMPTY_CELL}, as pandas writes an empty cell, and count "
             "as answers."
         )
+    foreign = sum(map(_foreign, answers)) if block.detector else 0
+    if foreign > MUCH * len(answers):
+        found.append(
+            f"{foreign} of {len(answers)} answers are hardly in Latin letters: {block.detector} "
+            "reads English alone, and finds hardly any refusal in them."
+        )
     return found
+
+
+def _foreign(answer: str) -> bool:
+    """Whether most letters of an answer are not Latin ones."""
+    letters = "".join(filter(str.isalpha, answer))
+    return sum(letter > _LATIN for letter in letters) > len(letters) / 2
 
 
 def _degenerate(rows: Sequence[ResultRow]) -> list[str]:
