@@ -65,7 +65,7 @@ def repeated(sets: Sequence[Set]) -> list[str]:
 def unread(sets: Sequence[Set]) -> list[str]:
     """Notes on reference answers in a script that a measure of overlap does not read."""
     return [
-        f"{one_set.name}: {' and '.join(measures)} left out, because most letters of its reference "
+        f"{one_set.name}: no {' and no '.join(measures)}, because most letters of its reference "
         "answers are in a script that is not read: ROUGE-L reads a to z and digits, BLEU separates "
         "words at blanks."
         for one_set in sets
