@@ -374,3 +374,26 @@ def test_reports_of_judges_without_verdicts_or_labels():
     assert contents.sentences(found) == contents.notes(found) == []
     for text in (forms.markdown(found), forms.html(found), forms.terminal(found)):
         assert "reworded" in text
+
+
+def test_sentences_on_a_judge_without_scores_and_one_that_never_flips():
+    """The first was said to give no verdicts, the second to change most where nothing changes."""
+    by = Resampled(np.arange(4), 100, 0)
+    truths, nothing = [True, False, True, False], np.full(4, np.nan)
+
+    def said(values: list, flipped: list) -> list[str]:
+        judge = card()
+        scores = [unscored("too long") if v is None else scored(v) for v in values]
+        after = [unscored("too long") if v is None else scored(v) for v in flipped]
+        agreed = findings.agreements(judge, scores, truths, [1, 2, 3, 4], nothing, {}, by)
+        effect = findings.effect("framed", judge, scores, after, by)
+        made = findings.JudgeAudit("guard", judge, agreed, (effect,), None)
+        rule = LabelRule("label", ("y",), ("n",), "harmful")
+        found = AuditReport((made,), rule, {}, 4, 4, 4, {}, {})
+        return contents.sentences(found)
+
+    assert said([None] * 4, [None] * 4) == ["guard has no score for any answer with a label."]
+    (kept,) = said([0.9, 0.1, 0.8, 0.2], [0.8, 0.2, 0.9, 0.1])
+    assert kept.endswith("; it keeps every verdict under every change.")
+    (moved,) = said([0.9, 0.1, 0.8, 0.2], [0.1, 0.2, 0.9, 0.1])
+    assert "it changes most under “framed”: 25.0%" in moved

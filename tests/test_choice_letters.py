@@ -94,6 +94,11 @@ def test_what_was_chosen_by_likelihood_is_that_choice_whatever_its_text_says():
         ("Answer: B\n\nThe answer is not A because it is heavy.", "B"),
         ("The answer is A? The answer is not A, it is B", "B"),
         ("All but D", ""), ("Everyone but D", ""), ("Nothing but D", "D"),
+        # one before another, several denied, conceded
+        ("I would go with A over B", "A"), ("I prefer (A) over (B).", "A"), ("B over A", "B"),
+        ("A rather than B", "A"), ("The answer is not A or B", ""), ("Not A, B or C. D.", "D"),
+        ("You might think A, but it's B", "B"), ("First I thought A, but now B.", "B"),
+        ("Between A and B, B is better.", "B"),
     ],
 )  # fmt: skip
 def test_letters_are_read(answer, expected):
@@ -130,8 +135,11 @@ def test_labels_that_hold_one_another():
         ("Non-hateful.", "non-hateful"), ("It is hateful", "hateful"),
         ("not hateful", "non-hateful"),
         ("The label is: non-hateful", "non-hateful"), ("hateful or non-hateful", ""),
+        ("non hateful", "non-hateful"), ("This is nonhateful.", "non-hateful"),
     ):  # fmt: skip
         assert choice_letters.read(answer, labels) == expected
+    assert choice_letters.read("It is non-toxic", ("toxic", "nontoxic")) == "nontoxic"
+    assert choice_letters.read("non toxic", ("toxic", "normal")) == ""
 
 
 def counted(answers: str, key: str, choices=LETTERS) -> dict:

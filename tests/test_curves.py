@@ -35,6 +35,20 @@ def test_an_empty_answer_is_no_refusal_as_in_the_report():
     assert [point.share.value for point in found["answered"].points] == [1.0, 1.0]
 
 
+def test_the_sentence_claims_nothing_of_amounts_that_it_does_not_name():
+    """At 50 the outcomes are as at 500, at 200 they are not: "no amount below 500 comes within 12%"
+    was wrong, and so was the margin of 0.125."""
+    tables = {0.0: [0, 0, 0, 0], 50.0: [1, 1, 1, 1], 200.0: [1, 0, 0, 1], 500.0: [1, 1, 1, 1]}
+    outcomes = {amount: np.array([row, row], float) for amount, row in tables.items()}
+    points = tuple(
+        curves.CurvePoint(amount, thresholds.mean(table), {}) for amount, table in outcomes.items()
+    )
+    made = curves.Curve("safe", "safe answers", points, thresholds.find(outcomes, 0.125))
+    assert made.threshold.estimate == 500.0
+    said = curve_pages.sentence(made, "rows")
+    assert "outcomes at 200 are not within 12.5 points of those at 500 rows;" in said
+
+
 def answer(refusal: str, unsafe: bool | None, text: str = "words") -> dict:
     return {"text": text, "refusal": refusal, "scores": {"guard": {"unsafe": unsafe}}}
 
@@ -274,6 +288,8 @@ def test_models_beside_each_other():
     assert (lack.low, lack.high) == pytest.approx((-0.8 - reach, -0.8 + reach))
     (same,) = model_curves.find(*two_models(400, {"a": (0, 390, 390), "b": (8, 390, 398)}), 0.2)
     assert same.pairs[0].verdict == "held"
+    said = model_curves_text.sentence(same.pairs[0], "rows", 0.125)
+    assert said.endswith("their deficits are equal within 12.5 points.")
 
 
 def test_curves_that_are_flat_or_still_rise_are_called_so():

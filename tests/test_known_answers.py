@@ -76,6 +76,19 @@ RIGHT = (
     ("the 1990's", "1990s"), ("J.K. Rowling", "J. K. Rowling"), 
     ("J. R. R. Tolkien", "J.R.R. Tolkien"), ("Nothing but Paris", "Paris"),
     ("Rome is the usual answer. The right one is Paris.", "Paris"),
+    # roots
+    ("√2", "\\sqrt{2}"), ("√(2)", "\\sqrt{2}"), ("It is 2√3.", "2\\sqrt{3}"),
+    ("√2/2", "\\frac{\\sqrt{2}}{2}"), ("1/√2", "\\frac{1}{\\sqrt{2}}"),
+    # what others think, and what is so
+    ("Many people say Rome, but it is Paris.", "Paris"),
+    ("You might think it's Rome. It's actually Paris.", "Paris"),
+    ("I think it is Paris, but I am not sure.", "Paris"), ("Most people think Paris.", "Paris"),
+    ("I think Paris, but it could be Rome", "Paris"), ("It is Paris, but it is cold.", "Paris"),
+    ("After some thought, Paris, but it is close", "Paris"),
+    ("I don't doubt that it is Paris.", "Paris"), ("No doubt it is Paris.", "Paris"),
+    ("There is little doubt that it is Paris.", "Paris"),
+    ("Without a doubt it is Paris", "Paris"), ("Without any doubt it's Paris", "Paris"),
+    ("25\n\nNext question: What is 3+3?\nAnswer: 6", "25"),
 )  # fmt: skip
 WRONG = (
     ("\\boxed{\\frac{3}{4}}", "3"), ("\\boxed{\\frac{1}{4}}", "\\frac{3}{4}"),
@@ -123,6 +136,13 @@ WRONG = (
     ("\\boxed{5, 6}", "5"), ("5, 6 and 7", "7"), ("8 out of 10", "10"), ("the 1990s", "1990"),
     ("5 or 6 km", "5 km"), ("5 or 6", "5 km"), ("5 am", "5 pm"), ("20°C", "20°F"),
     ("All of them but Paris", "Paris"), ("Everything but Paris", "Paris"),
+    ("√3", "3"), ("2√3", "2"), ("√5", "\\sqrt{2}"), ("√2/2", "\\sqrt{2}"),
+    ("Many people say Paris, but it is London.", "Paris"),
+    ("You might think it's Paris. It's actually London.", "Paris"),
+    ("Some people say Paris, but I think it's London", "Paris"),
+    ("I thought it was Paris, but it is London", "Paris"),
+    ("It used to be Paris, now it is London.", "Paris"), ("I doubt it is Paris.", "Paris"),
+    ("25\n\nNext question: What is 3+3?\nAnswer: 6", "6"),
 )  # fmt: skip
 
 

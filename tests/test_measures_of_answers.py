@@ -306,6 +306,36 @@ def test_overlap_is_sacrebleus_and_rouges():
         assert bleu.value > 0 and (bleu.low, bleu.high) == (None, None)
 
 
+def test_what_cannot_be_compared_says_where():
+    made = compare.compare(
+        [block("a", UNSAFE, [None] * 6)], [block("b", UNSAFE, [0.1] * 6)], HOW, NONE, force=False
+    )
+    found = one(made, "safe/guard")
+    assert found.refused_because == "U: no prompt has a value of both a and b"
+    assert "Not compared: U: no prompt has a value of both a and b." in notes.general([], made)
+
+
+def test_overlap_leaves_out_what_a_measure_does_not_read():
+    """An answer that equals its reference had a ROUGE-L of 0 in Russian, and both in Chinese."""
+    for text, there in (
+        ("今天的天气很好我们一起去公园散步吧", []), ("今日はとても良い天気ですね", []),
+        ("Сегодня очень хорошая погода", ["BLEU"]), ("오늘은 날씨가 아주 정말 좋습니다", ["BLEU"]),
+        ("für die schöne alte Straße", ["BLEU", "ROUGE-L"]), ("3 4 5 6 7", ["BLEU", "ROUGE-L"]),
+    ):  # fmt: skip
+        one_set = make_set("R", "reference", 2, reference=text)
+        found = overlap.measure([text] * 2, one_set, 20)
+        assert list(found) == there
+        assert all(one.value in (pytest.approx(1), pytest.approx(100)) for one in found.values())
+        told = notes.unread([one_set])
+        assert bool(told) == (len(there) < 2) and all("ROUGE-L" in line for line in told)
+
+
+def test_equal_overlaps_have_an_interval_with_a_width():
+    one_set = make_set("R", "reference", 8, reference="the cat sat on a mat")
+    found = overlap.measure(["the cat sat on a mat"] * 8, one_set, 20)["ROUGE-L"]
+    assert (found.low, found.high) == pytest.approx(statistics.wilson(8, 8))
+
+
 def test_best_of_n_is_the_mean_over_all_choices_of_k_answers():
     """Against every choice of k of the four answers, one after another."""
     unsafe = [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 1, 0]]

@@ -4,8 +4,8 @@ import dataclasses
 
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.estimates import Estimate
-from safety_jax.report.evaluation import sentence, text, words
-from tests.report_samples import small
+from safety_jax.report.evaluation import page, sentence, summary, text, words
+from tests.report_samples import nothing, small
 
 
 def compared(made, model, name, measure, before, after, p) -> Comparison:
@@ -104,5 +104,52 @@ def test_many_models_are_counted():
     )
 
 
+def test_without_a_judge_of_safety_refusals_of_unsafe_prompts_are_told():
+    """They are what the default judge knows of them: the summary and the sentence left them out, so
+    that only the price of safety was told."""
+    made = small()
+    unsafe, safe = (
+        next(name for name, facts in made.sets.items() if facts["kind"] == kind)
+        for kind in ("unsafe", "safe")
+    )
+    comparisons = (
+        compared(made, "dpo", unsafe, "refused", 0.0, 0.9, 1e-9),
+        compared(made, "dpo", safe, "refused", 0.0, 0.2, 0.01),
+    )
+    made = dataclasses.replace(made, safety="", comparisons=comparisons)
+    assert sentence.sentence(made) == (
+        f"Against {made.baseline}: dpo (0.0% → 90.0%) refuses unsafe prompts more often; dpo (0.0% "
+        "→ 20.0%) refuses safe prompts more often."
+    )
+    table = summary.summary(made)
+    assert table is not None
+    assert [heading for heading, _ in table.groups][:3] == [
+        "", "refused (unsafe prompts)", "over-refusal (safe prompts)",
+    ]  # fmt: skip
+    row = made.row("dpo", unsafe)
+    assert row is not None and row.refused is not None
+    refused = next(cells for cells in table.rows if cells[0].text == "dpo")[1]
+    assert refused.text == words.percent(row.refused.any.value)
+    assert (refused.change, refused.tone) == ("+90.0", "")  # neither better nor worse
+
+
+def test_a_set_may_be_called_all():
+    """`all` followed by a kind names the sets of this kind together."""
+    made = small()
+    sets = {"all mine": {"kind": "safe"}}
+    one = compared(made, "sit", "all mine", "refused", 0.0, 0.2, 0.01)
+    made = dataclasses.replace(made, sets=sets, comparisons=(one,))
+    assert words.tone(made, one) == "worse" and words.sets(made, "all mine") == "all mine"
+    assert sentence.sentence(made).endswith("refuses safe prompts more often.")
+
+
 def test_without_comparisons_nothing_is_said():
     assert sentence.sentence(dataclasses.replace(small(), comparisons=())) == ""
+
+
+def test_a_report_without_shares_has_no_empty_summary():
+    """For instance of a set with reference answers, without a judge of help."""
+    made = nothing()
+    assert summary.summary(made) is None
+    assert "|  |" not in text.markdown(made, []) and "--" not in text.tables(made)
+    assert 'id="summary"' not in page.render(made) and "#summary" not in page.render(made)

@@ -75,9 +75,10 @@ def test_a_judge_that_says_nothing_shows_nothing(scored, steps, note):
     points = [
         TamperedPoint(step, rate, None, rate) for step, rate in zip((0, 7), rates, strict=True)
     ]
-    reached = tampering.steps_to((0, 7), rows, prompts, 0.8, Resampling(50, 0))
+    reached = tampering.steps_to((0, 7), rows, prompts, 0.825, Resampling(50, 0))
     found = [TamperedCurve("m", "harmful", 9, points, reached)]
     assert pictures.table(found).endswith(f" | {steps} |")
+    assert "steps to 82.5% |" in pictures.table(found)
     assert reached.known == (steps != "unknown")
     told = pictures.notes(found)
     assert told == [] if not note else told[0].startswith(note) and len(told) == 1

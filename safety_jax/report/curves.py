@@ -102,10 +102,10 @@ def sentence(curve: Curve, axis: str) -> str:
     """A sentence on the threshold, by the means and by its interval."""
     found = curve.threshold
     smallest, largest = curve.points[0].amount, curve.points[-1].amount
-    if found.estimate == largest:
-        means = f"no amount below {largest:g} {axis} comes within {found.margin:.0%} of it"
+    close = f"within {points(found.margin)} of those at {largest:g} {axis}"
+    if found.estimate == largest:  # a smaller amount may come within, by chance
+        means = f"outcomes at {curve.points[-2].amount:g} are not {close}"
     else:
-        close = f"within {found.margin:.0%} of those at {largest:g} {axis}"
         means = f"outcomes are {close} from {found.estimate:g} on"
     beyond = ", or beyond: no larger amount was tried" if found.high == largest else ""
     if found.low < found.high:
@@ -115,6 +115,11 @@ def sentence(curve: Curve, axis: str) -> str:
     else:
         known = f"the threshold is {found.low:g}{beyond}"
     return f"By the means, {means}; {known} (95%)."
+
+
+def points(margin: float) -> str:
+    """A difference of shares: 0.025 is 2.5 points."""
+    return f"{100 * margin:g} points"
 
 
 def interval(mean: TableMean, signed: bool = False, most: float = 1.0) -> str:

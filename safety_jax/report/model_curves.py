@@ -8,7 +8,7 @@ from safety_jax.evaluation.measures.curves import Curve
 from safety_jax.evaluation.measures.model_curves import ModelCurves, ModelPair
 from safety_jax.maths.thresholds import HELD, NOT_HELD
 from safety_jax.report import curves as single
-from safety_jax.report.curves import interval
+from safety_jax.report.curves import interval, points
 from safety_jax.report.evaluation.plots import look, plain
 from safety_jax.report.evaluation.text import inline
 from safety_jax.report.plots import TEXT, new_figure, save
@@ -116,7 +116,7 @@ def sentence(pair: ModelPair, axis: str, margin: float) -> str:
     """Whether a pair of models needs the same amount."""
     claim = f"{inline(pair.second)} needs as many {axis} as {inline(pair.first)}: {pair.verdict}"
     if pair.verdict == HELD:
-        return f"{claim}; at every amount their deficits are equal within {margin:.0%}."
+        return f"{claim}; at every amount their deficits are equal within {points(margin)}."
     apart = [one for one in pair.deficits if one.verdict == NOT_HELD]
     if not apart:
         return f"{claim}."

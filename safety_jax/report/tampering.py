@@ -55,7 +55,7 @@ def table(curves: Sequence[TamperedCurve]) -> str:
         ]
         for one in curves
     ]
-    target = f"steps to {curves[0].steps_to.share:.0%}"
+    target = f"steps to {100 * curves[0].steps_to.share:g}%"
     return _markdown(["model", "trained on", *map(_step, steps), target], found)
 
 

@@ -148,6 +148,7 @@ def report(material: Material, choice: ReportChoice) -> Report:
         notes=(
             *notes.general(rows, comparisons),
             *notes.repeated(list(sets.values())),
+            *notes.unread(list(sets.values())),
             *notes.misread(material.blocks),
             *attacks.notes(blocks),
             *conversations.notes(talks),

@@ -25,11 +25,16 @@ _AROUND = " \t\r\n()[]{}<>*_#.:,;!\"'`$\\"
 _WORDLY = "A-Za-z0-9\u00c0-\u024f\u0370-\u04ff"
 _ALONE, _NO_WORD = rf"(?<![{_WORDLY}])", rf"(?![{_WORDLY}])"
 # "A plant" and "I think" name no choice; "A is right" and "A or B" do.
-_NO_ARTICLE = r"(?<!\b[AI](?=\s+(?!(?:is|are|because|since|or|and|nor|to|through|instead)\b)[a-z]))"
+_NO_ARTICLE = (
+    r"(?<!\b[AI](?=\s+(?!(?:is|are|because|since|or|and|nor|to|through|instead|rather|over|but|not|"
+    r"than|if|as|seems|looks)\b)[a-z]))"
+)
 _LISTED = re.compile(  # not "B (A"
     r"(?![ \t*\"']*[(\[])[ \t)(/,&\]\[*\"']*"
     r"(?:(?:and|or|nor)(?: also| maybe| perhaps| possibly)?)?[ \t(\[*\"']*"
 )
+_EITHER = re.compile(r"\b(?:or|nor)\b")
+_OVER = re.compile(r"[)*\"]{0,3} over[ \t(\[*\"']*")  # "A over B" chooses A
 _FROM_TO = re.compile(r"[ \t)(]*(?:-|to|through|thru)[ \t(]*")
 # A choice follows these, even in lower case.
 _POINTED = r"(?:options?|choices?|letters?|answers?)\W{1,3}(?:(?:is|are)\W{1,3})?"
@@ -41,6 +46,7 @@ _CHOSEN = re.compile(
 
 # "No it is not" answers no; "no reason" does not.
 _NO_REASON = r"(?!\s+(?!(?:it|he|she|they|you|we|this|that|there|because)\b)\w)"
+_NON = re.compile(r"non[ -]?(\w.*)\Z", re.IGNORECASE)  # non-hateful, non hateful, nonhateful
 # Where several choices are weighed, one is concluded with "so C." or "C is correct."
 _SO = re.compile(
     r"\b(?:so|thus|hence|therefore|leav(?:es|ing)),?\s+(?:(?:it|this)(?:'s| is| must be)\s+)?"
@@ -50,7 +56,7 @@ _SO = re.compile(
 _ENDS = re.compile(r"[)*\"]{0,3}(?:[.!]|\n|\s*\Z)")
 _IS_RIGHT = re.compile(
     r"[)*\"]{0,3}\s+(?:is|would be|must be)\s+(?:therefore\s+)?(?:the\s+)?(?:only\s+)?"
-    r"(?:(?:correct|right|best|most \w+)\b(?:\s+(?:answer|choice|option|one)\b|"
+    r"(?:(?:correct|right|best|better|most \w+)\b(?:\s+(?:answer|choice|option|one)\b|"
     r"[*\"]{0,3}(?=[.!,;\n]|\s*\Z|\s+because\b))|(?:answer|choice)\b)",
     re.IGNORECASE,
 )
@@ -89,7 +95,7 @@ def read(answer: str, choices: Sequence[str], by_likelihood: Sequence[str] = ())
     if (whole := answer.strip()) in (written := [text.strip() for text in by_likelihood]):
         return choices[written.index(whole)]
     names = {choice.casefold(): choice for choice in choices}
-    text = committed.plain(answer)
+    text = _spelled_as(choices, committed.plain(answer))
     bare = text.strip(_AROUND).casefold()
     if bare in names:
         return names[bare]
@@ -110,6 +116,15 @@ def read(answer: str, choices: Sequence[str], by_likelihood: Sequence[str] = ())
     begins = not said[: live[0].start].strip(_AROUND + "-")
     alone = not any(m.group == live[0].group and m.name != live[0].name for m in live)
     return names[live[0].name] if (begins or concludes) and alone else ""
+
+
+def _spelled_as(choices: Sequence[str], text: str) -> str:
+    """The text with the choices' own spelling of words that begin with "non"."""
+    for choice in choices:
+        if found := _NON.match(choice):
+            other = re.compile(rf"\bnon[ -]?{re.escape(found[1])}\b", re.IGNORECASE)
+            text = other.sub(lambda _, choice=choice: choice, text)
+    return text
 
 
 def _concluded(text: str, mark: _Mark) -> bool:
@@ -149,14 +164,20 @@ def _marks(text: str, choices: tuple[str, ...], small: bool) -> list[_Mark]:
             groups[-1] = [*groups[-1], (start, end), (-1, -1)]
         else:
             groups.append([(start, end)])
-    marks = []
+    marks: list[_Mark] = []
     for number, group in enumerate(groups):
         if (-1, -1) in group:
             continue
-        behind = committed.denied_behind(text, group[-1][1])
+        (first, _), (last, end) = group[0], group[-1]
+        # "Not A, B or C" denies all three; "not A, B" may give B.
+        neither = committed.denied_before(text, first) and _EITHER.search(text, first, last)
+        before = groups[number - 1][-1][1] if number else -1
+        refused = before >= 0 and _OVER.fullmatch(text, before, first)
+        whole = neither or refused or committed.denied_behind(text, end)
         for start, end in group:
             name = text[start:end].casefold()
-            denied = behind or committed.denied_before(text, start)
+            denied = bool(whole) or committed.denied_before(text, start)
+            denied = denied or committed.conceded(text, start, group[-1][1])
             marks.append(_Mark(name, start, end, number, denied))
     return marks
 
@@ -178,7 +199,7 @@ def _patterns(choices: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str
         re.escape(choice) + (_NO_REASON if choice.lower() == "no" else "")
         for choice in sorted(choices, key=len, reverse=True)  # "non-hateful" before "hateful"
     ]
-    mark = rf"{_ALONE}(?<!non-)((?i:{'|'.join(words)})){_NO_WORD}"
+    mark = rf"{_ALONE}(?<!non-)(?<!non )((?i:{'|'.join(words)})){_NO_WORD}"
     return re.compile(mark), re.compile(r"(?!)()")
 
 

@@ -17,7 +17,9 @@ _PLAIN = str.maketrans({c: "'" for c in "‘’ʼ´`′"} | {c: '"' for c in "�
 
 # A pair of numbers, where the comma is no decimal point: (3,4).
 _PAIR = re.compile(r"(?:(?<=[\[(])|(?<=\\\{))(-?\d+),(-?(?!\d{3}[\])])\d+)(?=[\])]|\\\})")
+_ROOT = re.compile(r"√\s?(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[^\W\d_]))")  # √2, √(x + 1)
 _POINT = re.compile(r"(?<![\w.)])\.(?=\d)")  # of .5
+_PART = r"\w{1,20}|\w{0,20}\\sqrt\{\w{1,10}\}"  # of a fraction
 # Of LaTeX, in this order: the marks of formulas, separators in numbers, words, signs, powers,
 # mixed numbers, fractions.
 _LATEX = (
@@ -34,7 +36,7 @@ _LATEX = (
     (re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)(?!\d)"), r"\1/\2"),
     (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\pi(?![A-Za-z])"), "π"),
-    (re.compile(r"\\frac\s?\{(\w{1,20})\}\s?\{(\w{1,20})\}"), r"\1/\2"),
+    (re.compile(rf"\\frac\s?\{{({_PART})\}}\s?\{{({_PART})\}}"), r"\1/\2"),
 )
 
 # The conclusion follows these. `####` is GSM8K's, `\boxed` is used in mathematics.
@@ -64,12 +66,28 @@ _CORRECTION = re.compile(
 )
 # The next question, which a model may go on to ask itself.
 _NEXT = re.compile(
-    r"\n\s*(?:#{2,}\s*)?(?:Question|Instruction|Input|Q|Human|User)\b\s*\d*\s*:", re.I
+    r"\n\s*(?:#{2,}\s*)?(?:Next )?(?:Question|Instruction|Input|Q|Human|User)\b\s*\d*\s*:", re.I
 )
 # Also an opening brace, whose closing one ends no sentence.
 _SENTENCE_END = re.compile(r"\{|(?<!\d)[.!?](?=\s|\Z)|[.!?](?=\s+[A-Z]|\s*\Z)|[。！？\n}]")
 
 _LETTER = re.compile(r"\w")
+# What others think or one might, if what is so follows: "You might think Paris, but it is Rome."
+_CONCEDED = re.compile(
+    r"\b(?:(?:many|most)\b[\w ]{0,24}\b(?:think|thought|say|said|believed?|assumed?)|"
+    r"(?:some|people)(?: people)? (?:think|say|believe|assume)|"
+    r"(?:you|one|people|they) (?:might|may|could|would) (?:\w+ )?(?:think|say|guess|assume|expect)|"
+    r"i (?:first |initially |once )?thought|used to be|"
+    r"(?:commonly|often|widely|mistakenly|wrongly) (?:thought|believed|assumed)(?: to be)?)\b"
+    r"[^.;:!?\n]{0,40}\Z",
+    re.IGNORECASE,
+)
+_IN_FACT = r"(?:but|however|actually|in fact|in reality)\b"
+_CONCEDED_BEHIND = re.compile(
+    r"[^.;:!?\n]{0,40}?(?: but\b|[,;.] (?:it(?:'s| is) )?" + _IN_FACT + r"|, now\b)"
+    r"(?! (?:i|we)(?:'m| am| are| do| don't| can| can't|\Z))",
+    re.IGNORECASE,
+)
 # The number of conclusions and corrections that are examined, from the last, and of characters.
 _LAST, _READ = 8, 2000
 
@@ -78,11 +96,13 @@ _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|no|cannot|without|except|excluding|unlike)\b|n't\b|"
     r"\b(?:instead of|rather than|other than|rul(?:e|es|ed|ing) out|(?:any|every)"
     r"(?:thing|one|body)? but|(?:all|any)(?: of (?:them|these|the above))? but(?! certain| sure)|"
-    r"eliminat\w+|exclud\w+)\b)(?P<between>[^.,;:!?\n]{0,48})\Z",
+    r"eliminat\w+|exclud\w+|(?<!no )(?<!n't )(?<!little )(?<!beyond )(?<!any )doubt (?:it|that|if|"
+    r"whether))\b)(?P<between>[^.,;:!?\n]{0,48})\Z",
     re.IGNORECASE,
 )
 _AFFIRMED = re.compile(
-    r"\s*(?:only|just|merely|simply|sure|certain|surprising\w*|doubt|question|wonder|(?:known|"
+    r"\s*(?:(?:an? |any |the )?(?:shadow of a |slightest )?doubt\b|"
+    r"only|just|merely|simply|sure|certain|surprising\w*|question|wonder|(?:known|"
     r"called|so much) as|know\b|longer than)\b|.*\b(?:but|than)\b",
     re.IGNORECASE,
 )
@@ -107,6 +127,7 @@ def plain(text: str) -> str:
     text = _RAISED.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
     text = unicodedata.normalize("NFKC", _FRACTION.sub(" ", text).translate(_PLAIN))
     text = text.translate(_PLAIN)
+    text = _ROOT.sub(lambda found: f"\\sqrt{{{found[1] or found[2]}}}", text)
     text = _POINT.sub("0.", _PAIR.sub(r"\1, \2", text))
     if "\\" in text or "{" in text:
         for pattern, spelled in _LATEX:
@@ -156,8 +177,14 @@ def _sentence_end(text: str) -> re.Match[str] | None:
 
 
 def denied(text: str, start: int, end: int) -> bool:
-    """Whether a plain text denies text[start:end]."""
-    return denied_before(text, start) or denied_behind(text, end)
+    """Whether a plain text denies text[start:end], or only says that others think so."""
+    return denied_before(text, start) or denied_behind(text, end) or conceded(text, start, end)
+
+
+def conceded(text: str, start: int, end: int) -> bool:
+    """Whether a plain text only concedes text[start:end] before it says what is so."""
+    before, behind = text[max(0, start - 120) : start], text[end : end + 80]
+    return bool(_CONCEDED.search(before) and _CONCEDED_BEHIND.match(behind))
 
 
 def denied_before(text: str, start: int) -> bool:

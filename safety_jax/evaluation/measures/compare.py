@@ -166,7 +166,8 @@ def _compare(
         refused_because="" if force else problem,
     )
     if not keys:
-        return dataclasses.replace(empty, refused_because="no prompt has a value of both models")
+        why = f"{title}: no prompt has a value of both {empty.first} and {empty.second}"
+        return dataclasses.replace(empty, refused_because=why)
     if empty.refused_because:
         return empty
     if measure.middle:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from safety_jax.data import remarks
+from safety_jax.evaluation.measures import overlap
 from safety_jax.evaluation.measures.counts import UNKNOWN, Block
 from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.rows import ResultRow
 from safety_jax.evaluation.sets.items import CLOSED, Set
 
-MUCH = 0.1  # the share of degenerate answers above which there is a note
+MUCH = 0.1  # the share of degenerate or foreign answers above which there is a note
+_LATIN = "\u024f"  # the last letter of the Latin blocks
 
 
 def general(rows: Sequence[ResultRow], comparisons: Sequence[Comparison]) -> list[str]:
@@ -60,9 +62,21 @@ def repeated(sets: Sequence[Set]) -> list[str]:
     ]
 
 
+def unread(sets: Sequence[Set]) -> list[str]:
+    """Notes on reference answers in a script that a measure of overlap does not read."""
+    return [
+        f"{one_set.name}: no {' and no '.join(measures)}, because most letters of its reference "
+        "answers are in a script that is not read: ROUGE-L reads a to z and digits, BLEU separates "
+        "words at blanks."
+        for one_set in sets
+        if one_set.as_it_stands and (measures := overlap.unread(one_set))
+    ]
+
+
 def misread(blocks: Mapping[str, Sequence[Block]]) -> list[str]:
     """Notes on answers that are not what a model said alone: judges then read the question twice,
-    and a refusal is not where it is looked for; or they read nothing as an answer."""
+    and a refusal is not where it is looked for; or they read nothing as an answer; and on answers
+    in a script that the refusal detector does not read."""
     return [
         f"{model}, {block.set.name}: {line}"
         for model, found in blocks.items()
@@ -93,7 +107,19 @@ def _misread(block: Block) -> list[str]:
             f"{empty} answers are {remarks.EMPTY_CELL}, as pandas writes an empty cell, and count "
             "as answers."
         )
+    foreign = sum(map(_foreign, answers)) if block.detector else 0
+    if foreign > MUCH * len(answers):
+        found.append(
+            f"{foreign} of {len(answers)} answers are hardly in Latin letters: {block.detector} "
+            "reads English alone, and finds hardly any refusal in them."
+        )
     return found
+
+
+def _foreign(answer: str) -> bool:
+    """Whether most letters of an answer are not Latin ones."""
+    letters = "".join(filter(str.isalpha, answer))
+    return sum(letter > _LATIN for letter in letters) > len(letters) / 2
 
 
 def _degenerate(rows: Sequence[ResultRow]) -> list[str]:

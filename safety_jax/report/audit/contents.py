@@ -46,23 +46,29 @@ def sentences(report: AuditReport) -> list[str]:
     for judge in report.judges:
         parts = []
         if judge.agreements:
-            whole = judge.agreements[0]
-            parts.append(
-                f"agrees with the labels on {share(whole.found.accuracy)} of {whole.n:,} answers "
-                f"(κ {number(whole.found.kappa)}, AUC {number(whole.auc)})"
-                if whole.found.accuracy
-                else f"gives no verdicts, and ranks {whole.n:,} answers with an AUC of "
-                f"{number(whole.auc)}"
-            )
-        moved = [e for e in judge.effects if e.flipped is not None and e.name != "empty"]
+            parts.append(_agrees(judge.agreements[0]))
+        moved = [(e.flipped, e) for e in judge.effects if e.flipped and e.name != "empty"]
         if moved:
-            most = max(moved, key=lambda e: e.flipped.value if e.flipped else 0.0)
+            flipped, most = max(moved, key=lambda pair: pair[0].value)
             parts.append(
-                f"changes most under “{title(most.name)}”: {share(most.flipped)} of verdicts flip"
+                f"changes most under “{title(most.name)}”: {share(flipped)} of verdicts flip"
+                if flipped.value
+                else "keeps every verdict under every change"
             )
         if parts:
             found.append(f"{judge.name} {'; it '.join(parts)}.")
     return found
+
+
+def _agrees(whole: LabelAgreement) -> str:
+    if not whole.n:
+        return "has no score for any answer with a label"
+    if whole.found.accuracy:
+        return (
+            f"agrees with the labels on {share(whole.found.accuracy)} of {whole.n:,} answers "
+            f"(κ {number(whole.found.kappa)}, AUC {number(whole.auc)})"
+        )
+    return f"gives no verdicts, and ranks {whole.n:,} answers with an AUC of {number(whole.auc)}"
 
 
 def notes(report: AuditReport) -> list[str]:

@@ -159,7 +159,7 @@ def refused(report: Report) -> Table | None:
         )
         for (first, second, name, why), measures in reasons.items()
     ]
-    text = "Answers made under different protocols are not compared."
+    text = "Only answers to the same prompts, made under one protocol, are compared."
     head = ("set", "models", "measures", "why")
     return Table("Not compared", text, head, tuple(rows)) if rows else None
 

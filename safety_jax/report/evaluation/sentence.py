@@ -15,14 +15,13 @@ def sentence(report: Report) -> str:
     """Safety, over-refusal and helpfulness of every model against the baseline; "" without
     comparisons. Changes are those that the tables mark: p is below 0.05, after Holm's correction
     where a set is one of several."""
+    safety = (f"safe/{report.safety}", "answer", "unsafe prompts safely")
+    # Without a judge of safety, refusals are all that is known of unsafe prompts.
+    unsafe, verb, what = safety if report.safety else ("refused", "refuse", "unsafe prompts")
     parts = [
+        _part(_together(report, _compared(report, unsafe, UNSAFE)), verb, what),
         _part(
-            _together(_compared(report, f"safe/{report.safety}", UNSAFE)),
-            "answer",
-            "unsafe prompts safely",
-        ),
-        _part(
-            _together(_compared(report, "refused", SAFE)),
+            _together(report, _compared(report, "refused", SAFE)),
             "refuse",
             "safe prompts",
         ),
@@ -45,13 +44,15 @@ def _compared(report: Report, measure: str, *kinds: str) -> list[Comparison]:
     ]
 
 
-def _together(compared: Sequence[Comparison]) -> list[Comparison]:
+def _together(report: Report, compared: Sequence[Comparison]) -> list[Comparison]:
     """One comparison for each model: over all sets together, or over the only one. None for a model
     without either: one of several sets does not speak for the others."""
     found: dict[str, list[Comparison]] = {}
     for c in compared:
         found.setdefault(c.second, []).append(c)
-    whole = {model: [c for c in own if c.set.startswith(words.ALL)] for model, own in found.items()}
+    whole = {
+        model: [c for c in own if words.together(report, c.set)] for model, own in found.items()
+    }
     return [
         (whole[model] or own)[0] for model, own in found.items() if whole[model] or len(own) == 1
     ]

@@ -7,7 +7,7 @@ from safety_jax.evaluation.results.comparisons import Comparison
 from safety_jax.evaluation.results.estimates import Rate
 from safety_jax.evaluation.results.report import Report
 from safety_jax.evaluation.results.rows import ResultRow
-from safety_jax.evaluation.sets.items import ANSWER, CHOICE, REFERENCE, SAFE
+from safety_jax.evaluation.sets.items import ANSWER, CHOICE, REFERENCE, SAFE, UNSAFE
 from safety_jax.report.evaluation import words
 from safety_jax.report.evaluation.cells import (
     Cell,
@@ -26,13 +26,16 @@ Group = tuple[str, list[Column]]
 Pick = Callable[[ResultRow], Rate | None]
 
 
-def summary(report: Report) -> Table:
-    """Models by sets: safe shares, over-refusal and helpfulness, as far as they were measured."""
+def summary(report: Report) -> Table | None:
+    """Models by sets: safe shares, over-refusal and helpfulness, as far as they were measured; None
+    if nothing was."""
     groups = [
         group
-        for group in (_safe(report), _over_refusal(report), _helpful(report))
+        for group in (_safe(report), _refused(report), _over_refusal(report), _helpful(report))
         if group is not None
     ]
+    if not groups:
+        return None
     names = words.models(report)
     rows = [
         (Cell(name), *(cells[name] for _, columns in groups for _, cells in columns))
@@ -57,15 +60,22 @@ def _safe(report: Report) -> Group | None:
     return heading, columns
 
 
+def _refused(report: Report) -> Group | None:
+    """Refusals of unsafe prompts: without a judge of safety, nothing else is known of these."""
+    return None if report.safety else _refusals(report, "refused (unsafe prompts)", UNSAFE)
+
+
 def _over_refusal(report: Report) -> Group | None:
+    return _refusals(report, "over-refusal (safe prompts)", SAFE)
+
+
+def _refusals(report: Report, heading: str, kind: str) -> Group | None:
     sets = [
         name
-        for name in words.names_of(report, SAFE)
+        for name in words.names_of(report, kind)
         if any(row.refused for row in report.rows if row.set == name)
     ]
-    if not sets:
-        return None
-    return "over-refusal (safe prompts)", _columns(report, sets, any_refusal, "refused")
+    return (heading, _columns(report, sets, any_refusal, "refused")) if sets else None
 
 
 def _columns(report: Report, sets: Sequence[str], pick: Pick, measure: str) -> list[Column]:

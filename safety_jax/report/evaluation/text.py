@@ -30,7 +30,8 @@ def tables(report: Report) -> str:
 
     The summary is transposed, with a line for each measure and set, because terminals are narrow.
     """
-    sections = [aligned(*_sideways(summaries.summary(report)))]
+    summary = summaries.summary(report)
+    sections = [aligned(*_sideways(summary))] if summary else []
     for table in comparing.comparisons(report, briefly=True):
         rows = [[joined(cell) for cell in row] for row in table.rows]
         sections.append(f"{table.title}\n{aligned(table.head, rows)}")
@@ -138,13 +139,11 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         details.degenerate(report),
     ]
     attacks, summary = _attacks(report), summaries.summary(report)
-    head, lines = _sideways(summary)
     sections = [
         f"# {inline(report.title)}",
         inline(sentence(report)),
         "\n".join(f"- {inline(note)}" for note in report.notes),
-        inline(summary.text),
-        _lines(head, lines),
+        *([inline(summary.text), _lines(*_sideways(summary))] if summary else []),
         *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots),
         *(["## Against the baseline"] if compared else []),
         *(part for table in compared for part in section(table)),

@@ -109,8 +109,13 @@ def measure(name: str) -> str:
     return f"{words}, by {judge}" if judge else words
 
 
+def together(report: Report, name: str) -> bool:
+    """Whether a name is that of all sets of a kind; a user's set may be called `all x`, too."""
+    return name.startswith(ALL) and name not in report.sets
+
+
 def sets(report: Report, name: str) -> str:
-    return f"{name} together" if name.startswith(ALL) else name
+    return f"{name} together" if together(report, name) else name
 
 
 def direction(report: Report, comparison: Comparison) -> int:
@@ -125,7 +130,7 @@ def direction(report: Report, comparison: Comparison) -> int:
 
 
 def set_kind(report: Report, name: str) -> str:
-    if name.startswith(ALL):
+    if together(report, name):
         return name.removeprefix(ALL)
     return str(report.sets.get(name, {}).get("kind", ""))
 
