@@ -15,16 +15,17 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from absl import app, logging
-from ml_collections import ConfigDict
-
-from safety_jax import command_line
-from safety_jax.base import redaction, supervisor, terminal
+from safety_jax.base import redaction, terminal
 from safety_jax.base.errors import UserError
-from safety_jax.command_line import Command
-from safety_jax.stages import checks, schema
+
+# All else is imported by the functions that use it: `run` says in one line that Ctrl-C stopped the
+# command, also in its first second.
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from safety_jax.command_line import Command
 
 INTERRUPTED = 130  # the exit code that shells report after Ctrl-C
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -49,6 +50,11 @@ def run() -> None:
 
 
 def _run() -> None:
+    from absl import app
+
+    from safety_jax import command_line
+    from safety_jax.stages import checks
+
     try:
         command = command_line.parse(sys.argv)
     except UserError as error:
@@ -71,9 +77,11 @@ def fail(*messages: str) -> NoReturn:
     sys.exit(2)
 
 
-def main(command: Command) -> None:
+def main(command: "Command") -> None:
     """Runs the stage; on several hosts, as the child of a supervisor."""
     if command.distributed:
+        from safety_jax.base import supervisor
+
         job = functools.partial(work, command)
         why = functools.partial(explain, folder=Path(command.workdir))
         sys.exit(supervisor.run(job, why, Path(command.workdir)))
@@ -86,12 +94,14 @@ def main(command: Command) -> None:
         fail(line)
 
 
-def work(command: Command, joined: Callable[[Any], None] | None) -> None:
+def work(command: "Command", joined: Callable[[Any], None] | None) -> None:
     """Runs the stage.
 
     Args:
         joined: called with this process's place among the others; None for a process alone.
     """
+    from absl import logging
+
     logging.set_verbosity(logging.WARNING)  # libraries log every file that they write
     # transformers would warn that PyTorch is missing, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -105,17 +115,19 @@ def work(command: Command, joined: Callable[[Any], None] | None) -> None:
     jax.distributed.shutdown()  # waits for the others
 
 
-def run_stage(name: str, config: ConfigDict, folder: str) -> bool | None:
+def run_stage(name: str, config: "ConfigDict", folder: str) -> bool | None:
     """Runs one stage, and imports none of the others. False if it stopped before its end."""
     stage = importlib.import_module(f"safety_jax.stages.{name}")
     if name != "recipe":
         return stage.run(config if name == "plan" else settled(config), folder)
+    from safety_jax.stages import schema
+
     others = [other for other in schema.STAGES if other != name]
     stages = {one: functools.partial(run_stage, one) for one in others}
     return stage.run(config, folder, stages=stages)
 
 
-def settled(config: ConfigDict) -> ConfigDict:
+def settled(config: "ConfigDict") -> "ConfigDict":
     """The config with the values that it leaves open: number types, and the sizes of an adapter
     that training continues from."""
     import jax
