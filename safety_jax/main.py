@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from safety_jax.base import redaction, terminal
-from safety_jax.base.errors import UserError
+from safety_jax.base.errors import INTERRUPTED, UserError
 
 # All else is imported by the functions that use it: `run` says in one line that Ctrl-C stopped the
 # command, also in its first second.
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from safety_jax.command_line import Command
 
-INTERRUPTED = 130  # the exit code that shells report after Ctrl-C
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Of a path that somebody gave, or that a file of somebody names.
 _PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
@@ -38,14 +37,9 @@ def run() -> None:
     terminal.guard()
     try:
         _run()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
-        print(
-            "\nstopped by Ctrl-C; run the same command to continue from what was saved "
-            "(SIGTERM instead saves first)",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"\n{explain(error)}", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
 
 
@@ -138,11 +132,16 @@ def settled(config: "ConfigDict") -> "ConfigDict":
 
 
 def explain(error: BaseException, folder: Path | None = None) -> str | None:
-    """The line of an error that a user can cause; None for a bug.
+    """The line of an error that a user can cause, or of Ctrl-C; None for a bug.
 
     Args:
         folder: of the run. If a file in it cannot be used, somebody has moved or edited it.
     """
+    if isinstance(error, KeyboardInterrupt):
+        return (
+            "stopped by Ctrl-C; run the same command to continue from what was saved "
+            "(SIGTERM instead saves first)"
+        )
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
