@@ -28,10 +28,11 @@ def keep(folder: str) -> None:
     if folder and "://" not in folder:
         folder = str(files.expand(folder))
     told = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    kept: str | None = folder or told or str(files.cache_home("compiled"))
+    path = folder or told or str(files.cache_home("compiled"))
+    kept: str | None = path
     try:
-        if "://" not in kept:
-            Path(kept).mkdir(parents=True, exist_ok=True)
+        if "://" not in path:
+            Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if folder:
             raise ConfigError(
@@ -39,7 +40,7 @@ def keep(folder: str) -> None:
                 "written"
             ) from error
         if jax.process_index() == 0:
-            print(f"note: compiled programs are not kept, {kept}: {error.strerror}; another folder "
+            print(f"note: compiled programs are not kept, {path}: {error.strerror}; another folder "
                   "can be set as log.compilation_cache", flush=True)  # fmt: skip
         kept = None
     jax.config.update("jax_compilation_cache_dir", kept)
