@@ -35,12 +35,14 @@ srun --kill-on-bad-exit=0 --wait=120 .venv/bin/python -m safety_jax.main --distr
 run=$!
 stopped=no
 trap 'stopped=yes; kill -TERM "$run"' TERM # srun passes it on to every process
-status=0
-wait "$run" || status=$?
-if [ "$stopped" = yes ]; then # the first `wait` ended with the signal, the run is still saving
+
+ended() {
     status=0
     wait "$run" || status=$?
-fi
+}
+ended
+if [ "$stopped" = yes ]; then ended; fi # the signal ended `wait`, the run is still saving
+while kill -0 "$run" 2>/dev/null; do ended; done # and so did another one
 
 if { [ "$stopped" = yes ] || [ "$status" != 0 ]; } && [ "$status" != 2 ] &&
     [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; then

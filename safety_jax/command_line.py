@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from safety_jax import __version__
-from safety_jax.base import redaction, settings, trees
+from safety_jax.base import files, redaction, settings, trees
 from safety_jax.base.errors import ConfigError
 from safety_jax.data import source_lists
 from safety_jax.stages import checks, config_comments, config_files
@@ -56,7 +56,8 @@ class Command:
 
     Attributes:
         config: locked, with the values of the flags.
-        workdir: the folder of the run; may be "" with `shows`.
+        workdir: the folder of the run, without `~`, which shells leave behind `=`; may be "" with
+            `shows`.
         shows: whether the config is printed, and nothing runs.
         distributed: whether this is one of several hosts.
         place: (coordinator, processes, process) if jax does not find the other hosts itself.
@@ -222,7 +223,7 @@ def read(values: flags.FlagValues, config: ConfigDict) -> Command:
     Raises:
         ConfigError: flags do not fit together, or a value is outside its range.
     """
-    workdir = values.workdir or ""
+    workdir = str(files.expand(values.workdir)) if values.workdir else ""
     if not workdir and not values.show:
         raise ConfigError("--workdir is missing; expected the folder of the run, such as runs/dpo")
     given = (values.coordinator, values.processes, values.process)

@@ -15,18 +15,18 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from absl import app, logging
-from ml_collections import ConfigDict
+from safety_jax.base import redaction, terminal
+from safety_jax.base.errors import INTERRUPTED, UserError
 
-from safety_jax import command_line
-from safety_jax.base import redaction, supervisor, terminal
-from safety_jax.base.errors import UserError
-from safety_jax.command_line import Command
-from safety_jax.stages import checks, schema
+# All else is imported by the functions that use it: `run` says in one line that Ctrl-C stopped the
+# command, also in its first second.
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
-INTERRUPTED = 130  # the exit code that shells report after Ctrl-C
+    from safety_jax.command_line import Command
+
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Of a path that somebody gave, or that a file of somebody names.
 _PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
@@ -37,18 +37,18 @@ def run() -> None:
     terminal.guard()
     try:
         _run()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
-        print(
-            "\nstopped by Ctrl-C; run the same command to continue from what was saved "
-            "(SIGTERM instead saves first)",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"\n{explain(error)}", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
 
 
 def _run() -> None:
+    from absl import app
+
+    from safety_jax import command_line
+    from safety_jax.stages import checks
+
     try:
         command = command_line.parse(sys.argv)
     except UserError as error:
@@ -71,9 +71,11 @@ def fail(*messages: str) -> NoReturn:
     sys.exit(2)
 
 
-def main(command: Command) -> None:
+def main(command: "Command") -> None:
     """Runs the stage; on several hosts, as the child of a supervisor."""
     if command.distributed:
+        from safety_jax.base import supervisor
+
         job = functools.partial(work, command)
         why = functools.partial(explain, folder=Path(command.workdir))
         sys.exit(supervisor.run(job, why, Path(command.workdir)))
@@ -86,12 +88,14 @@ def main(command: Command) -> None:
         fail(line)
 
 
-def work(command: Command, joined: Callable[[Any], None] | None) -> None:
+def work(command: "Command", joined: Callable[[Any], None] | None) -> None:
     """Runs the stage.
 
     Args:
         joined: called with this process's place among the others; None for a process alone.
     """
+    from absl import logging
+
     logging.set_verbosity(logging.WARNING)  # libraries log every file that they write
     # transformers would warn that PyTorch is missing, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -105,17 +109,19 @@ def work(command: Command, joined: Callable[[Any], None] | None) -> None:
     jax.distributed.shutdown()  # waits for the others
 
 
-def run_stage(name: str, config: ConfigDict, folder: str) -> bool | None:
+def run_stage(name: str, config: "ConfigDict", folder: str) -> bool | None:
     """Runs one stage, and imports none of the others. False if it stopped before its end."""
     stage = importlib.import_module(f"safety_jax.stages.{name}")
     if name != "recipe":
         return stage.run(config if name == "plan" else settled(config), folder)
+    from safety_jax.stages import schema
+
     others = [other for other in schema.STAGES if other != name]
     stages = {one: functools.partial(run_stage, one) for one in others}
     return stage.run(config, folder, stages=stages)
 
 
-def settled(config: ConfigDict) -> ConfigDict:
+def settled(config: "ConfigDict") -> "ConfigDict":
     """The config with the values that it leaves open: number types, and the sizes of an adapter
     that training continues from."""
     import jax
@@ -126,11 +132,16 @@ def settled(config: ConfigDict) -> ConfigDict:
 
 
 def explain(error: BaseException, folder: Path | None = None) -> str | None:
-    """The line of an error that a user can cause; None for a bug.
+    """The line of an error that a user can cause, or of Ctrl-C; None for a bug.
 
     Args:
         folder: of the run. If a file in it cannot be used, somebody has moved or edited it.
     """
+    if isinstance(error, KeyboardInterrupt):
+        return (
+            "stopped by Ctrl-C; run the same command to continue from what was saved "
+            "(SIGTERM instead saves first)"
+        )
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:

@@ -243,6 +243,13 @@ def test_flags_may_stand_in_a_file_and_in_any_order(tmp_path):
     assert (command.config.seed, command.workdir, command.shows) == (3, "run", False)
 
 
+def test_the_folder_of_the_run_may_be_in_the_users_home(monkeypatch):
+    """A shell leaves `~` behind `=` as it is. Supervisors of hosts write into the folder, too."""
+    monkeypatch.setenv("HOME", "/home/of a user")
+    command = command_line.parse(["", "--config=sft:demo", "--workdir=~/runs/sit"])
+    assert command.workdir == "/home/of a user/runs/sit"
+
+
 def test_several_hosts():
     words = ["--distributed", "--coordinator=[::1]:90", "--processes=2", "--process=1"]
     command = command_line.parse(["", *DEMO, *words])

@@ -75,6 +75,52 @@ def test_a_reader_that_is_gone_ends_no_run(opens):
             print(line, file=out, flush=True)
 
 
+def test_a_log_on_a_full_disk_ends_no_run():
+    with open("/dev/full", "w") as stream:
+        out = terminal.Screen(stream, ())
+        for line in ("a" * 100_000, "b"):
+            print(line, file=out, flush=True)
+
+
+def test_colours_are_for_terminals_whose_user_wants_them(monkeypatch):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    _, number = os.openpty()
+    with open(number, "w") as stream, open(os.devnull, "w") as file:
+        assert terminal.has_colour(stream) and not terminal.has_colour(file)
+        monkeypatch.setenv("NO_COLOR", "")  # as if it were not set, says no-color.org
+        assert terminal.has_colour(stream)
+        monkeypatch.setenv("NO_COLOR", "0")  # whatever its value
+        assert not terminal.has_colour(stream)
+        monkeypatch.delenv("NO_COLOR")
+        monkeypatch.setenv("TERM", "dumb")
+        assert not terminal.has_colour(stream)
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+runpy.run_module("safety_jax.main", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("package", ["absl", "ml_collections"])
+def test_ctrl_c_while_the_command_starts_is_one_line(package):
+    words = [sys.executable, "-c", INTERRUPTED, package]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[1:] == [
+        "stopped by Ctrl-C; run the same command to continue from what was saved "
+        "(SIGTERM instead saves first)"
+    ]
+
+
 def test_closed_streams_leave_no_number_to_files(tmp_path):
     """Libraries in C would write their warnings into a file that is number 2."""
     code = (

@@ -1,12 +1,14 @@
 """Whole writes, lines that survive a kill, careful reads, the home of caches."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from safety_jax.base import files
 from safety_jax.base.errors import CheckpointError, ConfigError, DataError
+from safety_jax.training import metrics
 
 
 def test_write_is_whole_or_absent(tmp_path):
@@ -17,6 +19,26 @@ def test_write_is_whole_or_absent(tmp_path):
     assert file.read_text() == "old"
     files.write(file, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and file.read_bytes() == b"new"
+
+
+def test_a_file_that_cannot_grow_is_named(tmp_path):
+    """As on a full disk: the system names a file that cannot be opened, but not this one."""
+    with metrics.Writer(tmp_path, 0, False, False, {}) as writer:
+        writes = {
+            "whole.json": lambda path: files.write(path, "x" * 200),
+            "rows.jsonl": lambda path: opened(path).append([{"x": "x" * 200}]),
+            "metrics.jsonl": lambda path: writer.write(1, {"x" * 200: 1.0}),
+        }
+        _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        for name, write in writes.items():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+            try:
+                with pytest.raises(OSError) as error:
+                    write(tmp_path / name)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert error.value.filename == str(tmp_path / name), name
+    assert not list(tmp_path.glob(f"*{files.PART}"))  # its room is needed
 
 
 def opened(path: Path, writes: bool = True) -> files.Lines:

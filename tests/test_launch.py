@@ -77,6 +77,25 @@ def test_slurm(code, restarts, requeued, tmp_path):
     assert (tmp_path / "scontrol").exists() == requeued
 
 
+def test_slurm_waits_for_a_run_that_saves_however_often_it_is_told(tmp_path):
+    """Slurm tells a preempted job twice: at first, and when its grace ends."""
+    saves = "trap 'sleep 1; touch saved; exit 0' TERM; touch ready; while :; do sleep 0.1; done"
+    stub(tmp_path, "srun", saves)
+    stub(tmp_path, "scontrol", "ls saved")
+    job = subprocess.Popen(
+        ["bash", str(LAUNCH / "slurm.sh"), *GIVEN], cwd=tmp_path, stdout=subprocess.PIPE,
+        env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+             "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "17"},
+    )  # fmt: skip
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    for _ in range(2):
+        job.terminate()
+        time.sleep(0.2)
+    said, _ = job.communicate(timeout=30)
+    assert job.returncode == 0 and said == b"saved\n"
+
+
 def test_gpu_hosts(tmp_path):
     stub(tmp_path, "ssh", 'bash -c "${!#}"')
     assert run(tmp_path, "gpu_hosts.sh", HOSTS="one two", WORKDIR="/a disk/run") == 0

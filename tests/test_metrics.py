@@ -200,13 +200,13 @@ def test_time_left_forgets_a_slow_beginning(capsys):
     now = [0.0]
     bar = progress.ProgressBar(total_steps=24, done_steps=4, clock=lambda: now[0])
     for step, seconds, left in [
-        (4, 0, "unknown"),
-        (5, 100, "31:40"),  # 19 steps of 100 s
-        (6, 101, "00:18"),  # one step of 1 s since the half of two
+        (5, 100, "unknown"),  # the first step compiles
+        (6, 101, "00:18"),  # one step of 1 s
         (12, 107, "00:12"),
         (14, 127, "00:32"),  # since step 6, 8 steps in 26 s, and 10 to go
     ]:
         now[0] = float(seconds)
+        bar.step(step)
         bar.log(step, {})
         assert capsys.readouterr().err == f"step {step}/24  left {left}\n"
 
@@ -219,6 +219,20 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     bar.close()
     shown = capsys.readouterr().err
     assert "20/40" in shown and "loss 1.5000" in shown and "step 20" not in shown
+
+
+def test_a_narrow_bar_shows_the_loss_and_the_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (40, 20))
+    now = [0.0]
+    bar = progress.ProgressBar(100, 0, clock=lambda: now[0])
+    for step in range(1, 4):
+        bar.step(step)
+        now[0] += 10
+    bar.log(3, {"loss": 1.5, "tokens_per_second": 12345.6, "mfu": 0.4125})
+    bar.close()
+    last = capsys.readouterr().err.split("\r")[-1].rstrip()
+    assert last.startswith("3/100, loss 1.5000  left 24:15") and len(last) <= 40
 
 
 def test_other_processes_show_nothing(capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from safety_jax import main
 from safety_jax.base import supervisor
 from tests.children import patience
 
@@ -18,19 +19,22 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
+from safety_jax import main
 from safety_jax.base import supervisor
+from safety_jax.base.errors import DataError
 
 def work(joined):
     joined(("job", int(sys.argv[2]), 2))
     exec(sys.argv[3])
 
-explain = lambda error: str(error) if isinstance(error, LookupError) else None
+explain = main.explain
 code = supervisor.run(work, explain, Path(sys.argv[1]))
 assert not {"jax", "numpy"} & set(sys.modules)
 sys.exit(code)
 """
 WAITS = "time.sleep(600)"
 KILLED = "killed by SIGKILL; the system does so when memory runs out"
+STOPPED = str(main.explain(KeyboardInterrupt()))
 # What jaxlib writes when the coordinator is gone.
 ABORTS = r"""
 time.sleep(0.5)
@@ -67,12 +71,13 @@ HOST = socket.gethostname()
 @pytest.mark.parametrize(
     ("code", "returned", "reason"),
     [
-        ("raise LookupError('rows.jsonl line 2\\nis empty')", 2, "rows.jsonl line 2 is empty"),
+        ("raise DataError('rows.jsonl line 2\\nis empty')", 2, "rows.jsonl line 2 is empty"),
+        ("signal.raise_signal(signal.SIGINT)", 130, STOPPED),
         ("sys.exit(7)", 7, "ended with code 7"),
         ("os.kill(os.getpid(), 9)", 1, KILLED),
         (ABORTS, 1, "killed by SIGTERM"),
     ],
-    ids=["user error", "exit", "killed", "aborted"],
+    ids=["user error", "ctrl-c", "exit", "killed", "aborted"],
 )
 def test_the_cause_is_told_on_both_hosts(code, returned, reason, tmp_path):
     first, second = start(tmp_path, 0, code), start(tmp_path, 1, WAITS)

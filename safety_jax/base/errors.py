@@ -12,6 +12,7 @@ from safety_jax.base import redaction, terminal
 
 # A message may list the columns of a file: thousands of them, with long names.
 _LONGEST = 3_000  # characters
+INTERRUPTED = 130  # the exit code that shells report after Ctrl-C
 
 
 class UserError(Exception):

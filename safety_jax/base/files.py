@@ -1,5 +1,6 @@
 """Writes a run's own files, whole or line by line, and reads files of others with care."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -8,7 +9,7 @@ import re
 import stat
 import tempfile
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,11 +55,29 @@ def write(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all: after a kill it has the old content or the new one."""
     part = path.with_name(path.name + PART)
     data = content.encode() if isinstance(content, str) else content
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with writing(path):
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink()  # on a full disk, this room is needed
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Gives an OSError of the block the name of the file that it writes: the system names a file
+    that cannot be opened, but not one that cannot grow."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def canonical(value: Any) -> str:
@@ -132,7 +151,7 @@ class Lines:
         lines = [line(row) for row in rows]
         if self._writes and lines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
+            with writing(self.path), open(self.path, "ab") as file:
                 file.write(b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())

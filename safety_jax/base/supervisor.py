@@ -27,6 +27,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from safety_jax.base.errors import INTERRUPTED
+
 FOLDER = ".hosts"
 USER_ERROR, OTHER_ERROR = 2, 1  # exit codes
 LOOK_SECONDS = 0.5
@@ -87,12 +89,14 @@ def _work(
         # A plain tuple, because the supervisor would have to import jax for the type.
         work(lambda joined: line.send({"joined": tuple(joined)}))
         return
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         known, last = explain(error), f"{type(error).__name__}: {error}"
         echo = known is None and bool(_ECHO.search(last))
         if known is None and not echo:
             traceback.print_exc()
         code = OTHER_ERROR if known is None else USER_ERROR
+        if isinstance(error, KeyboardInterrupt):  # the terminal sends it to every process in it
+            code = INTERRUPTED
         line.send({"reason": " ".join((known or last).split()), "code": code, "echo": echo})
     sys.stdout.flush()
     sys.stderr.flush()

@@ -60,13 +60,19 @@ GREEN, PLAIN = "\x1b[32m", "\x1b[0m"  # sequences that this program prints itsel
 _BAR = ("\x1b[A", "\r")  # sequences of progress bars
 _KEPT_APART = re.compile("|".join(map(re.escape, (GREEN, PLAIN, *_BAR))))
 _STDERR = 2
-_GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, such as `| head`; a closed terminal
+# A pipe without a reader, such as `| head`; a closed terminal; a log on a full disk.
+_GONE = (errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+
+def has_colour(stream: Any) -> bool:
+    """Whether a stream is a terminal that shows colours, and its user wants them (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class Screen:
     """A stream that cleans the text written to it, and otherwise behaves like the given stream.
 
-    When nobody reads it any more, what is written is dropped.
+    When what is written can reach nobody any more, it is dropped.
 
     Args:
         stream: for example, `sys.stdout`.

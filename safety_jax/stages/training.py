@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from safety_jax.base import compilation, files
+from safety_jax.base import compilation, files, terminal
 from safety_jax.data.corpora import Corpus
 from safety_jax.data.examples import fingerprint, preview
 from safety_jax.data.loader import Loader
@@ -109,7 +109,7 @@ def introduce(config: ConfigDict, place: workdir.Workdir, task: Task, batches: L
     if batches.shared is not None:
         print(batches.shared)
     print(task.about_model)
-    colour = sys.stdout.isatty()
+    colour = terminal.has_colour(sys.stdout)
     marked = "green" if colour else "[[ ]]"
     for name, side in zip(task.sides, corpus.training.sides, strict=True):
         shown = preview(side, 0, corpus.tokenizer, colour=colour)

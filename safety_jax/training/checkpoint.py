@@ -67,6 +67,7 @@ class Checkpoints:
         self.best_metric = best_metric
         self._sign = -1.0 if highest else 1.0
         self._saving: int | None = None
+        self._begun: int | None = None  # the last step whose saving has begun
         raise_only()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Preserve(self),
@@ -120,7 +121,7 @@ class Checkpoints:
             return False
         self._metrics[step] = None
         self.note(step, metric)
-        self._saving = step
+        self._saving = self._begun = step
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave(data_state),
@@ -243,7 +244,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._sums.close()
-            self._manager.close()
+            # Orbax may have several errors of one checkpoint, and raises one at a time.
+            with self._writing(self._begun):
+                self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -289,9 +292,9 @@ class Checkpoints:
         measured = [(self._sign * v, step) for step, v in values.items() if v is not None]
         return min(measured)[1] if measured else None
 
-    def _writing(self, step: int) -> Explain:
+    def _writing(self, step: int | None) -> Explain:
         return Explain(
-            f"checkpoint {self.folder / str(step)} could not be written",
+            f"checkpoint {self.folder / str(step or '')} could not be written",
             "earlier checkpoints are intact; make room or choose another --workdir, then run again",
         )
 

@@ -116,7 +116,7 @@ class _Lines:
         if file.exists():
             kept = [text for text, row in _rows(file) if row["step"] <= resume_step]
             files.write(file, "".join(f"{text}\n" for text in kept))
-        self._file = open(file, "a")
+        self._path, self._file = file, open(file, "a")
 
     def write(self, step: int, metrics: Mapping[str, int | float]) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -125,11 +125,13 @@ class _Lines:
         if others:
             row["non_finite"] = others
         # In one write call, so that a kill leaves at worst a last line without its newline.
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        with files.writing(self._path):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with files.writing(self._path):  # closing writes again what could not be written
+            self._file.close()
 
 
 class _TensorBoard:

@@ -3,6 +3,8 @@
 import functools
 import logging
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ class Explain:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, FILE_ERRORS) or kind is Exception:
             raise CheckpointError(f"{self._what}: {_reason(error)}; {self._advice}") from error
 
@@ -40,16 +42,17 @@ def _reason(error: BaseException | None) -> str:
 
 @functools.cache
 def raise_only() -> None:
-    """Silences what Orbax prints about failures, in the whole process.
+    """Silences what Orbax, and asyncio for it, print about failures, in the whole process.
 
     Orbax also raises every failure, and its pages of tracebacks would hide the line that explains
     it.
     """
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+        return not (record.exc_info and any(map(_is_of_orbax, _files(record))))
 
-    logging.getLogger("absl").addFilter(is_wanted)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(is_wanted)
     report = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -58,3 +61,14 @@ def raise_only() -> None:
             report(unraisable)
 
     sys.unraisablehook = hook
+
+
+def _files(record: logging.LogRecord) -> Iterator[str]:
+    """The files of code that a log record comes from, and those in its traceback."""
+    yield record.pathname
+    _, _, trace = record.exc_info or (None, None, None)
+    yield from (frame.filename for frame in traceback.extract_tb(trace))
+
+
+def _is_of_orbax(file: str) -> bool:
+    return "orbax" in Path(file).parts
