@@ -46,7 +46,7 @@ def ladder(config: ConfigDict):
         group.optim.learning_rate = 1e-4
 
     config.sit = sit = sft.get_config()
-    # Safe requests twice as often, which makes it refuse a request only if that is likelier than all
+    # Safe requests twice as often, so that it refuses a request only if that is likelier than all
     # answers together: docs/results/smollm2.md.
     sit.data.train = tuple(
         f"{rows}?times=2"

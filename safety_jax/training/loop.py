@@ -181,9 +181,9 @@ class Unread:
         if broken:
             raise DivergenceError(
                 f"{broken[0]} is {metrics[broken[0]]} at step {number}; rows of the batch: "
-                f"{few(self._rows(batch), 8)}; earlier checkpoints are intact, but the same command "
-                "ends here again: look at these rows, or lower optim.learning_rate in another "
-                "--workdir"
+                f"{few(self._rows(batch), 8)}; earlier checkpoints are intact, but the same "
+                "command ends here again: look at these rows, or lower optim.learning_rate in "
+                "another --workdir"
             )
         self._on_step(number, metrics, tables, batch)
 
