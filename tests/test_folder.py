@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
 from safety_jax.base.errors import CheckpointError
@@ -72,6 +73,25 @@ def test_resolve_refuses_with_one_line(given, message, tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+def test_what_a_repository_is_read_for(tmp_path, monkeypatch):
+    """Not for other copies of its weights, but for chat templates in a folder of their own."""
+    wanted = {"config.json", hub.WEIGHTS, "LICENSE.txt", "merges.txt", "chat_template.jinja"}
+    wanted |= {"additional_chat_templates/tool_use.jinja"}
+    others = {"original/params.json", "onnx/model.safetensors", "consolidated.safetensors"}
+    others |= {"original/tokenizer.model", "flax/LICENSE", "pytorch_model.bin", "modeling_x.py"}
+
+    def download(repository, *, revision, **patterns):
+        for name in filter_repo_objects(wanted | others, **patterns):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("{}")
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", download)
+    assert hub.resolve("some/model") == tmp_path
+    found = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert found == wanted
+
+
 def test_locates_a_single_file(single):
     assert hub.locate(single)["a"].shape == (3,)
 
@@ -92,6 +112,19 @@ def test_links_of_the_hub_cache_are_followed(sharded, tmp_path):
         shutil.move(sharded / name, blobs / str(number))
         (snapshot / name).symlink_to(f"../../blobs/{number}")
     assert hub.locate(snapshot).keys() == {"a", "b"}
+
+
+def test_a_link_of_a_copied_snapshot_says_what_it_lacks(sharded):
+    for name in (ONE, "config.json"):
+        (sharded / name).unlink(missing_ok=True)
+        (sharded / name).symlink_to("../../blobs/0")
+    told = f"{ONE} is a link to ../../blobs/0, which does not exist; copy the folder with"
+    assert told in refusal(sharded)
+    with pytest.raises(CheckpointError, match="config.json is a link to ../../blobs/0"):
+        hub.read_json(sharded / "config.json")
+    (sharded / hub.WEIGHTS).symlink_to("../../blobs/1")
+    (sharded / hub.INDEX).unlink()
+    assert f"{hub.WEIGHTS} is a link to ../../blobs/1" in refusal(sharded)
 
 
 def test_a_single_file_wins_over_an_index(sharded):
@@ -217,6 +250,20 @@ def test_fingerprint_of_a_model_beside_an_adapter_is_of_both(single, cache):
     assert hub.fingerprint(single) not in found and len(found) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("adapter_model.bin", "only pickled weights (adapter_model.bin)"), ("x", "without weights")],
+)
+def test_fingerprint_of_an_adapter_without_safetensors_tells_of_the_adapter(name, told, tmp_path):
+    (tmp_path / hub.ADAPTER).write_text("{}")
+    (tmp_path / name).write_text("")
+    with pytest.raises(CheckpointError) as raised:
+        hub.fingerprint(tmp_path)
+    message = str(raised.value)
+    assert told in message and "expected adapter_model.safetensors; " in message
+    assert "with peft: PeftModel" in message and "give it as model.adapter" not in message
+
+
 def test_fingerprint_is_kept_by_path_size_and_time(single, cache):
     file = single / hub.WEIGHTS
     before, status = hub.fingerprint(single), file.stat()
@@ -305,3 +352,15 @@ def test_a_full_disk_is_one_line(tmp_path):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(raised.value)
     assert names(tmp_path) == []
+
+
+def test_folders_and_broken_links_are_not_copied(tmp_path):
+    """A source may have the folder LICENSES; an export at the end of a run must not fail on it."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "LICENSES").mkdir(parents=True)
+    (source / "LICENSES" / "MIT.txt").write_text("")
+    (source / "NOTICE").symlink_to("nothing")
+    (source / "LICENSE.txt").write_text("the licence")
+    target.mkdir()
+    folder_writing.copy_matching(source, hub.LICENCE_FILES, target)
+    assert names(target) == ["LICENSE.txt"]

@@ -180,6 +180,10 @@ REFUSED = {
     "rope by layer type": (new(full_attention={"rope_theta": 1e4}), "nothing else"),
     "rope as text": ({"rope_scaling": "linear"}, "expected an object"),
     "negative theta": ({"rope_theta": -1.0, "rope_parameters": None}, "rope settings"),
+    "a cap that Gemma 3 does not apply": (
+        {"model_type": "gemma3_text", "hidden_act": None, "attn_logit_softcapping": 50.0},
+        "attn_logit_softcapping = 50.0",
+    ),
     "experts": ({"model_type": "granitemoehybrid"}, "mixtures of experts are not supported"),
     "state spaces": (
         {"model_type": "granitemoehybrid", "num_local_experts": 0, "layer_types": ["mamba"] * 2},

@@ -56,6 +56,8 @@ ON_ONE_LAYER = {
     "alone": {"layers_to_transform": 1},
     "by path": {"target_modules": [f"model.layers.1.{module}" for module in MANY]},
     "by rule": {"target_modules": r".*\.1\..*(q|v|down)_proj"},
+    "all but the other": {"exclude_modules": r".*\.layers\.0\..*"},
+    "all but the other's": {"exclude_modules": [f"layers.0.{module}" for module in MANY]},
 }
 
 
@@ -224,7 +226,7 @@ def test_missing_files(tmp_path, config, one_device):
     (folder / peft.WEIGHTS).rename(folder / "adapter_model.bin")
     assert "only pickled weights" in refusal(folder, config, one_device)
     (folder / "adapter_model.bin").unlink()
-    assert "No such file" in refusal(folder, config, one_device)
+    assert "an adapter without weights" in refusal(folder, config, one_device)
 
 
 # ---------------------------------------------------------------------------- peft

@@ -308,3 +308,17 @@ def test_a_copied_tokenizer_leaves_nothing_of_another(tmp_path):
     assert load_tokenizer(export).chat_template == "new"
     assert load_tokenizer(export)("a b").input_ids == qwen()("a b").input_ids
     assert not (export / "chat_template.jinja").exists()
+
+
+def test_further_chat_templates_go_with_the_tokenizer(tmp_path):
+    """transformers 5 saves each of them as a file of the folder additional_chat_templates."""
+    trained, export = tmp_path / "trained", tmp_path / "export"
+    templates = {"default": "d", "tool_use": "t"}
+    llama(chat_template=templates).save_pretrained(trained)
+    llama(chat_template={"default": "x", "rag": "r"}).save_pretrained(export)
+    tokenizer_files.copy((trained,), export)
+    assert load_tokenizer(export).chat_template == templates
+    before = tokenizer_files.fingerprint((export,))
+    (file,) = (export / "additional_chat_templates").iterdir()
+    file.write_text("u")
+    assert tokenizer_files.fingerprint((export,)) != before

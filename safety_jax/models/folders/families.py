@@ -61,6 +61,7 @@ class Family:
         return "hidden_activation" if "hidden_activation" in self.defaults else "hidden_act"
 
 
+ATTENTION_CAP = "attn_logit_softcapping"  # Gemma 2's cap of attention scores
 LOCAL_THETA = "rope_local_base_freq"  # Gemma 3's spelling of the theta of layers with a window
 COMMON = {
     "initializer_range": 0.02,
@@ -114,7 +115,7 @@ GEMMA2 = {name: value for name, value in GEMMA.items() if name != "hidden_act"} 
     "sliding_window": 4096,
     "layer_types": None,
     "final_logit_softcapping": 30.0,
-    "attn_logit_softcapping": 50.0,
+    ATTENTION_CAP: 50.0,
 }
 MULTIPLIERS = {
     "embedding_multiplier": 1.0,
@@ -177,16 +178,17 @@ FAMILIES = {
     ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM",
-        GEMMA2
+        {name: value for name, value in GEMMA2.items() if name != ATTENTION_CAP}
         | {
             "vocab_size": 262208,
             "max_position_embeddings": 131072,
             "final_logit_softcapping": None,
-            "attn_logit_softcapping": None,
             "sliding_window_pattern": 6,
             LOCAL_THETA: None,
         },
-        switched_off=ONE_WAY | {"hidden_act": ("gelu_pytorch_tanh", "gelu", None)},
+        # Query and key norms took the place of the cap: `transformers` keeps a value, unapplied.
+        switched_off=ONE_WAY
+        | {"hidden_act": ("gelu_pytorch_tanh", "gelu", None), ATTENTION_CAP: (None,)},
         activations=GELU,
         embedding="width",
         norms="both",

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import itertools
 import json
 import os
 import shutil
@@ -52,10 +53,17 @@ def _tidy(folder: Path, partial: Path, previous: Path) -> None:
 
 
 def copy_matching(source: Path, patterns: tuple[str, ...], target: Path) -> None:
-    """Copies files whose names match a pattern; links are followed."""
-    for pattern in patterns:
-        for name in glob.glob(pattern, root_dir=source):
-            shutil.copyfile(source / name, target / name)
+    """Copies files whose names match a pattern, which may name a folder within `source`; links are
+    followed. A folder of such a name (LICENSES) is left out."""
+    for name in matching(source, patterns):
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+
+
+def matching(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    """Names of the files in a folder that match one of the patterns, in their order."""
+    names = [sorted(glob.glob(pattern, root_dir=folder)) for pattern in patterns]
+    return [name for name in itertools.chain(*names) if (folder / name).is_file()]
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:

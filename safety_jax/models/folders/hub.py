@@ -15,6 +15,7 @@ from safety_jax.base.errors import CheckpointError, few
 from safety_jax.models.folders import safetensors
 
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 ADAPTER_HINT = (
     "it is an adapter: give it as model.adapter, and the model that it belongs to as model.path"
 )
@@ -24,6 +25,7 @@ GENERATION = "generation_config.json"
 GGUF = "model.gguf"  # in a folder that `gguf_folder` made: a link to the file with the weights
 EXPORT = "export"  # in the folder of a run: its model
 NO_TOKENIZER = "no_tokenizer.txt"  # in such a folder: why there is no tokenizer
+# Names, and a pattern: `transformers` 5 saves each template but the default one as a file.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -35,6 +37,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
 )
 TEXTS = ("vocab.txt", "merges.txt")
 # Licences of this family ask that copies of the model carry them.
@@ -86,7 +89,8 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
         if file:
             return _from_gguf(_download(repository, file, revision))
         wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", *TEXTS, *LICENCE_FILES]
-        copies = ["*/*", "consolidated*"]  # the same weights in other layouts
+        # The same weights in other layouts. Only chat templates are in a folder of their own.
+        copies = [f"*/{name}" for name in wanted if name != "*.jinja"] + ["consolidated*"]
         snapshot = Path(
             huggingface_hub.snapshot_download(
                 repository, revision=revision, allow_patterns=wanted, ignore_patterns=copies
@@ -188,6 +192,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return files.read_object(file, CheckpointError, advice)
     except FileNotFoundError as error:
+        _refuse_broken_link(file)
         adapter = (file.parent / ADAPTER).is_file()
         hint = ADAPTER_HINT if adapter else "expected a Hugging Face folder"
         raise CheckpointError(f"{file.parent} holds no {file.name}; {hint}") from error
@@ -206,7 +211,33 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / GGUF]
     if not (folder / INDEX).exists():
         _refuse_without_weights(folder)
-    return [folder / shard for shard in sorted(set(_weight_map(folder).values()))]
+    shards = [folder / shard for shard in sorted(set(_weight_map(folder).values()))]
+    for file in shards:
+        _refuse_broken_link(file)
+        if not file.exists():
+            raise CheckpointError(
+                f"{folder / INDEX} lists {file.name}, which is missing; download it again"
+            )
+    return shards
+
+
+def adapter_file(folder: Path) -> Path:
+    """The file with an adapter's weights.
+
+    Raises:
+        CheckpointError: there is none, or only the pickled one of an early release of peft.
+    """
+    file = folder / ADAPTER_WEIGHTS
+    _refuse_broken_link(file)
+    if not file.exists():
+        pickled = (folder / PICKLED_ADAPTER).exists()
+        why = f"only pickled weights ({PICKLED_ADAPTER}), which can run code when opened"
+        raise CheckpointError(
+            f"{folder} holds {why if pickled else 'an adapter without weights'}; expected "
+            f"{ADAPTER_WEIGHTS}; download it, or convert {PICKLED_ADAPTER} once with peft: "
+            "PeftModel.from_pretrained(...).save_pretrained(...)"
+        )
+    return file
 
 
 def locate(folder: Path) -> dict[str, safetensors.Tensor]:
@@ -223,10 +254,6 @@ def locate(folder: Path) -> dict[str, safetensors.Tensor]:
         return gguf_tensors.locate(Path(os.readlink(held[0])))
     tensors: dict[str, safetensors.Tensor] = {}
     for file in held:
-        if not file.exists():
-            raise CheckpointError(
-                f"{folder / INDEX} lists {file.name}, which is missing; download it again"
-            )
         for name, tensor in safetensors.read_header(file).items():
             if name in tensors:
                 raise CheckpointError(
@@ -261,7 +288,19 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return weight_map
 
 
+def _refuse_broken_link(file: Path) -> None:
+    """Raises a CheckpointError for a link to a file that is gone. All files of a snapshot in the
+    Hub's cache are links, and a copy of the snapshot alone has nothing behind them."""
+    if file.is_symlink() and not file.exists():
+        raise CheckpointError(
+            f"{file} is a link to {os.readlink(file)}, which does not exist; copy the folder with "
+            "the files behind its links (cp -rL), or download it again"
+        )
+
+
 def _refuse_without_weights(folder: Path) -> None:
+    for name in (WEIGHTS, INDEX):
+        _refuse_broken_link(folder / name)
     pickled = [file.name for suffix in ("bin", "pth", "pt") for file in folder.glob(f"*.{suffix}")]
     other = [file.name for file in folder.glob("*.safetensors")]
     if pickled:
@@ -323,10 +362,11 @@ def fingerprint(folder: Path) -> str:
     Raises:
         CheckpointError: a weight file is missing.
     """
-    adapter = folder / "adapter_model.safetensors"
-    held = [adapter] if adapter.is_file() else []
     # A folder may contain both a model and an adapter, and be used as either.
-    if not held or (folder / WEIGHTS).exists() or (folder / INDEX).exists():
+    model = (folder / WEIGHTS).exists() or (folder / INDEX).exists()
+    adapter = (folder / ADAPTER).is_file() and not model
+    held = [adapter_file(folder)] if adapter or (folder / ADAPTER_WEIGHTS).is_file() else []
+    if model or not held:
         held += weight_files(folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = list(pool.map(_digest, held))

@@ -18,18 +18,18 @@ from jax.sharding import Mesh
 from safety_jax.base import meshes, trees
 from safety_jax.base.errors import CheckpointError, few
 from safety_jax.models import llama, lora
-from safety_jax.models.folders import folder_writing, peft_config, safetensors, streaming
+from safety_jax.models.folders import folder_writing, hub, peft_config, safetensors, streaming
 from safety_jax.models.folders.peft_config import CONFIG, MERGE, LoraConfig
 from safety_jax.models.folders.peft_names import FACTORS, TEXT_MODEL, TRUNKS, key, path
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = hub.ADAPTER_WEIGHTS
 
 # ---------------------------------------------------------------------------- loading
 
 
 def loaded_bytes(folder: Path) -> int:
     """The memory that a folder's adapters take as float32, in bytes."""
-    tensors = safetensors.read_header(_weights_file(folder)).values()
+    tensors = safetensors.read_header(hub.adapter_file(folder)).values()
     return 4 * sum(math.prod(tensor.shape) for tensor in tensors)
 
 
@@ -79,7 +79,7 @@ def _open(
 ) -> tuple[LoraConfig, dict[str, safetensors.Tensor], tuple[int, ...]]:
     """The settings of an adapter, its tensors by PEFT's names, and the adapted layers."""
     given = peft_config.read(folder)
-    tensors = safetensors.read_header(_weights_file(folder))
+    tensors = safetensors.read_header(hub.adapter_file(folder))
     starts = {trunk: f"base_model.model.{trunk}.layers." for trunk in TRUNKS}
     found = [t for t, start in starts.items() if any(name.startswith(start) for name in tensors)]
     trunk = found[0] if found else TEXT_MODEL
@@ -120,16 +120,6 @@ def _leaves(
     for leaf, height, stop in zip(leaves, heights, stops, strict=True):
         found[leaf] = b.rows(stop - height, stop)
     return found
-
-
-def _weights_file(folder: Path) -> Path:
-    if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
-        raise CheckpointError(
-            f"{folder} holds only pickled weights (adapter_model.bin), which can run code when "
-            f"opened; expected {WEIGHTS}; convert once with peft: "
-            "PeftModel.from_pretrained(...).save_pretrained(...)"
-        )
-    return folder / WEIGHTS
 
 
 def _targets(
@@ -192,8 +182,8 @@ def _targets(
 
 def _layers(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Path) -> tuple[int, ...]:
     """The adapted layers: those in `layers_to_transform`, or else those with a module that
-    `target_modules` selects (a pattern for paths, or a list of their ends); all layers if it
-    selects none.
+    `target_modules` selects and `exclude_modules` does not (each a pattern for paths, or a list of
+    their ends); all layers if there is no such module.
 
     Raises:
         CheckpointError: a number in `layers_to_transform` is not that of a layer.
@@ -212,8 +202,14 @@ def _layers(given: Mapping[str, Any], config: llama.LlamaConfig, folder: Path) -
     paths = {layer: [f"{trunk}.layers.{layer}.{path(target, config.files)}"
                      for trunk in TRUNKS for target in known]
              for layer in everyone}  # fmt: skip
-    chooses = peft_config.chooses
-    return tuple(n for n in everyone if any(chooses(asked, p) for p in paths[n])) or everyone
+    without = given.get("exclude_modules")
+    adapted = {
+        layer
+        for layer in everyone
+        for one in paths[layer]
+        if peft_config.chooses(asked, one) and not peft_config.chooses(without, one)
+    }
+    return tuple(sorted(adapted)) or everyone
 
 
 def _named_layers(layers: tuple[int, ...], depth: int) -> str:

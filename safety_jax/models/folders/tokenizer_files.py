@@ -60,10 +60,9 @@ def fingerprint(found: tuple[Path, ...]) -> str:
     def digest() -> str:
         lines = []
         for folder in found:
-            for name in hub.TOKENIZER_FILES:
-                if (folder / name).is_file():
-                    content = files.read_bytes(folder / name, most=None)
-                    lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+            for name in folder_writing.matching(folder, hub.TOKENIZER_FILES):
+                content = files.read_bytes(folder / name, most=None)
+                lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     return hosts.first_says(digest)
@@ -76,8 +75,8 @@ def copy(found: tuple[Path, ...], target: Path, ends: Sequence[int] = ()) -> Non
     All files of the old tokenizer are removed, because `transformers` prefers a
     `chat_template.jinja` to the template in `tokenizer_config.json`.
     """
-    for name in hub.TOKENIZER_FILES:
-        (target / name).unlink(missing_ok=True)
+    for name in folder_writing.matching(target, hub.TOKENIZER_FILES):
+        (target / name).unlink()
     for folder in found:
         patterns = hub.TOKENIZER_FILES if folder == found[0] else (TEMPLATE,)
         folder_writing.copy_matching(folder, patterns, target)
