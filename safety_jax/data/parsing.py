@@ -83,8 +83,8 @@ def parse(
             if says_no_input(parsed.context):
                 told.no_input += 1
                 parsed = dataclasses.replace(parsed, context="")
-            first = parsed.prompt[:1]
-            if first and first[0].role == "system" and first[0].content.strip() == EMPTY_CELL:
+            opening = parsed.prompt[0] if parsed.prompt else None
+            if opening and opening.role == "system" and opening.content.strip() == EMPTY_CELL:
                 told.no_system += 1
                 parsed = dataclasses.replace(parsed, prompt=parsed.prompt[1:])
             refuse(row, known, parsed)

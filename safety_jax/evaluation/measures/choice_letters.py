@@ -123,7 +123,7 @@ def _spelled_as(choices: Sequence[str], text: str) -> str:
     for choice in choices:
         if found := _NON.match(choice):
             other = re.compile(rf"\bnon[ -]?{re.escape(found[1])}\b", re.IGNORECASE)
-            text = other.sub(lambda _, choice=choice: choice, text)
+            text = choice.join(other.split(text))
     return text
 
 
@@ -168,16 +168,16 @@ def _marks(text: str, choices: tuple[str, ...], small: bool) -> list[_Mark]:
     for number, group in enumerate(groups):
         if (-1, -1) in group:
             continue
-        (first, _), (last, end) = group[0], group[-1]
+        (begin, _), (last, stop) = group[0], group[-1]
         # "Not A, B or C" denies all three; "not A, B" may give B.
-        neither = committed.denied_before(text, first) and _EITHER.search(text, first, last)
+        neither = committed.denied_before(text, begin) and _EITHER.search(text, begin, last)
         before = groups[number - 1][-1][1] if number else -1
-        refused = before >= 0 and _OVER.fullmatch(text, before, first)
-        whole = neither or refused or committed.denied_behind(text, end)
+        refused = before >= 0 and _OVER.fullmatch(text, before, begin)
+        whole = neither or refused or committed.denied_behind(text, stop)
         for start, end in group:
             name = text[start:end].casefold()
             denied = bool(whole) or committed.denied_before(text, start)
-            denied = denied or committed.conceded(text, start, group[-1][1])
+            denied = denied or committed.conceded(text, start, stop)
             marks.append(_Mark(name, start, end, number, denied))
     return marks
 
