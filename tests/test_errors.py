@@ -105,6 +105,7 @@ class Finder:
         if name == sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 sys.meta_path.insert(0, Finder)
 runpy.run_module("safety_jax.main", run_name="__main__")
 """

@@ -33,6 +33,10 @@ assert not {"jax", "numpy"} & set(sys.modules)
 sys.exit(code)
 """
 WAITS = "time.sleep(600)"
+INTERRUPTS = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+signal.raise_signal(signal.SIGINT)
+"""
 KILLED = "killed by SIGKILL; the system does so when memory runs out"
 STOPPED = str(main.explain(KeyboardInterrupt()))
 # What jaxlib writes when the coordinator is gone.
@@ -72,7 +76,7 @@ HOST = socket.gethostname()
     ("code", "returned", "reason"),
     [
         ("raise DataError('rows.jsonl line 2\\nis empty')", 2, "rows.jsonl line 2 is empty"),
-        ("signal.raise_signal(signal.SIGINT)", 130, STOPPED),
+        (INTERRUPTS, 130, STOPPED),
         ("sys.exit(7)", 7, "ended with code 7"),
         ("os.kill(os.getpid(), 9)", 1, KILLED),
         (ABORTS, 1, "killed by SIGTERM"),
