@@ -46,16 +46,11 @@ def ladder(config: ConfigDict):
         group.optim.learning_rate = 1e-4
 
     config.sit = sit = sft.get_config()
-    # Safe requests twice as often, so that it refuses a request only if that is likelier than all
-    # answers together: docs/results/smollm2.md.
-    sit.data.train = tuple(
-        f"{rows}?times=2"
-        for rows in ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
-    )
+    sit.data.train = ("@own/kept.jsonl", "@data/contrast.jsonl", "@data/ordinary.jsonl")
     sit.data.safety = "@data/refusals.jsonl"
     sit.data.safety_rows = 1121  # all of them
     sit.sft.early_weight, sit.sft.early_tokens = 30.0, 2  # why: docs/results/smollm2.md
-    sit.train.epochs = 1.2
+    sit.train.epochs = 2.0
     sit.lora.dropout = 0.0
     sit.checkpoint.export_merged = True
 
@@ -76,7 +71,7 @@ def ladder(config: ConfigDict):
     steps.sample.max_new_tokens = 64
 
     config.dpo = pairs = dpo.get_config()
-    pairs.data.train = ("@own/pairs_unsafe.jsonl?rows=213", "@own/pairs_ordinary.jsonl?rows=427")
+    pairs.data.train = ("@own/pairs_unsafe.jsonl?rows=320", "@own/pairs_ordinary.jsonl?rows=320")
     pairs.data.prefer = "all"  # of two harmless answers to an ordinary request too
     pairs.dpo.nll_weight = 1.0  # keeps the chosen answers likely
 
