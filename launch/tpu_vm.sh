@@ -7,8 +7,10 @@
 #       bash launch/tpu_vm.sh configs/sft.py:safety=500 --config.model.path=HUB_ID \
 #       --config.mesh.fsdp=16 --config.mesh.data=1
 #
-# WORKDIR is on a disk that all hosts mount (Filestore, or a bucket through gcsfuse). The hosts need
-# Python 3.11. A gated model needs `hf auth login` on each of them once.
+# WORKDIR is on a disk that all hosts mount: Filestore, or a bucket through gcsfuse, with
+# --rename-dir-limit=100000 unless it has a hierarchical namespace, because saving a checkpoint
+# renames a folder. The hosts need Python 3.11. A gated model needs `hf auth login` on each of them
+# once.
 #
 # The same command goes on with a run that was stopped, preempted or cut off. To stop one (it saves):
 #   gcloud compute tpus tpu-vm ssh my-slice --zone=us-west4-a --worker=all \

@@ -188,7 +188,14 @@ def expand(path: str | Path) -> Path:
 
 _LONGEST_NAME = 255  # bytes
 _LONGEST_PATH = 4096 - 1024  # bytes; there is room for files below it
-_MOUNTS = {"gs": "gcsfuse", "s3": "mount-s3", "az": "blobfuse2", "abfs": "blobfuse2"}
+# A checkpoint is written in a folder that is then renamed. By default gcsfuse does not rename the
+# folders of a flat bucket; mount-s3 never does.
+_MOUNTS = {
+    "gs": "gcsfuse --rename-dir-limit=100000",
+    "s3": "mount-s3, to read from it",
+    "az": "blobfuse2",
+    "abfs": "blobfuse2",
+}
 
 
 def check_regular(path: Path) -> None:
